@@ -38,8 +38,12 @@ class Descriptors:
 class Captioner(Protocol):
     "A model that gives words a probability, given any number of descriptors."
 
-    def encode_words(self, tokens: list[str]) -> Tensor:
-        "Indices of the words as n integers. Raises BadInput for words that it does not know and sentences that are too long."
+    def encode_words(
+        self,
+        tokens: list[str],  # a sentence, in any case, with or without punctuation
+        cut: bool = False,  # whether a sentence that is too long is cut, instead of refused
+    ) -> tuple[Tensor, Tensor]:  # n word indices; n positions of those words among the tokens
+        "The words that the model knows. Raises BadInput where there are none, or too many."
 
     def log_probs(
         self,

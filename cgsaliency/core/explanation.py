@@ -93,9 +93,10 @@ class Peak:
 def peak(
     explanation: Explanation,
     target: int = 0,  # which of the targets
-) -> Peak:
-    "The centre of the target's best cell in the picture, with its frame."
+) -> Peak | None:
+    "The centre of the target's best cell in the picture, with its frame; None where all cells are equal."
     values = explanation.saliency[target]
+    if values.amax() == values.amin() and values.numel() > 1: return None
     best = int(values.argmax())
     frame, cell = divmod(best, explanation.grid.cells)
     x, y = explanation.view.to_picture(explanation.grid.centres.reshape(-1, 2)[cell]).tolist()
