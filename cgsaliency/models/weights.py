@@ -18,7 +18,7 @@ from ..core.errors import BadInput
 def read_weights(
     path: Path,  # of a .safetensors file
 ) -> dict[str, Tensor]:
-    "The tensors in the file by name, floating ones as float32. Raises BadInput for a file that is missing, cut off, or of another kind."
+    "The tensors in the file by name, those of half precision as float32. Raises BadInput for a file that is missing, cut off, or of another kind."
     path = Path(path)
     if path.suffix != ".safetensors":
         raise BadInput(path, "is not a .safetensors file, and files that run code when read are not read here",
@@ -28,17 +28,19 @@ def read_weights(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError: raise BadInput(path, "there are no such weights", "Fetch or train them, or correct the path") from None
     except (SafetensorError, OSError) as error: raise BadInput(path, f"is not a whole safetensors file ({error})", "Fetch or train the weights again") from None
-    return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    return {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value for name, value in tensors.items()}
 
 # %% ../../nbs/models/weights.ipynb #e732c910
 def load_weights(
     module: nn.Module,                     # is given the weights; left as it was when they do not fit
-    weights: Path | dict[str, Tensor],     # a .safetensors file, or tensors by name
+    weights: Path | str | dict[str, Tensor],  # a .safetensors file, or tensors by name
     ignored: tuple[str, ...] = (),         # beginnings of names in the file that the module may lack
+    where: object = None,                  # what an error names as the place; the file without
 ) -> nn.Module:
     "The module with the weights. Raises BadInput where names or shapes are not the module's, naming the first three."
-    where = weights if isinstance(weights, Path) else f"weights for {type(module).__name__}"
-    given = read_weights(weights) if isinstance(weights, Path) else weights
+    from_file = isinstance(weights, (str, Path))
+    where = where or (weights if from_file else f"weights for {type(module).__name__}")
+    given = read_weights(weights) if from_file else weights
     own = module.state_dict()
     counters = {name for name in own if name.endswith("num_batches_tracked")}   # older files lack them, nothing computes with them
     extra = [name for name in given if name not in own and not name.startswith(ignored or ("\0",))]

@@ -1,0 +1,106 @@
+# Everything from a fresh clone: needs Python 3.11, git and make. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks lock clean
+
+SCALE ?= toybox
+DATA ?=
+CORES ?= 2
+REPORTS ?= reports
+ARTIFACTS ?= artifacts
+ARGS ?=
+WORKERS ?= 2
+
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+endif
+ifeq ($(strip $(PYTHON)),)
+$(error Python 3.11 or newer is needed and was not found: install it, or name it with PYTHON=/where/it/is)
+endif
+
+BIN := .venv/bin
+ALONE := $(PYTHON) tools/alone.py
+# the environment belongs to one lock and one place: another lock, or a moved folder, makes it anew
+STAMP := .venv/.locked-$(shell { pwd; cat requirements.lock; } | cksum | tr ' ' '-')
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+define step
+@from=$$SECONDS; echo "=== $(1)"; if $(2); then echo "=== $(1): passed, $$((SECONDS - from)) s"; else echo "=== $(1): FAILED after $$((SECONDS - from)) s" >&2; exit 1; fi
+endef
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo; echo "make reproduce [SCALE=smoke|toybox|sample|paper] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [ARGS='--dry-run']"
+
+setup:  ## make .venv from requirements.lock (all targets do it by themselves, once)
+	@$(ALONE) .make/setup.lock $(MAKE) --no-print-directory -s installed
+
+installed: .venv/.linked
+
+$(STAMP):
+	@echo "=== installing requirements.lock into .venv (about 6 GB, some minutes)"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install -qq --require-hashes -r requirements.lock
+	touch $@
+
+.venv/.linked: $(STAMP) setup.py settings.ini
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --use-pep517 -e .
+	@$(MAKE) --no-print-directory -s hooks
+	touch $@
+
+hooks:  ## let git check commits and merge notebooks cell by cell (part of the set-up; nothing outside a git checkout)
+	@if [ "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$$(pwd -P)" ]; then \
+	  already=$$(git config --get core.hooksPath || true); \
+	  if [ -z "$$already" ] || [ "$$already" = .githooks ]; then git config core.hooksPath .githooks; \
+	  else echo "git hooks stay where core.hooksPath says: $$already"; fi; \
+	  git config merge.nbdev-merge.name 'notebooks, cell by cell'; \
+	  git config merge.nbdev-merge.driver '.venv/bin/nbdev_merge %O %A %B %P'; \
+	fi || echo "git hooks are not set: the configuration of this checkout cannot be written"
+
+# Snakemake's own lock outlives a killed run; tools/alone.py's does not. A second run waits for the first.
+reproduce: setup  ## every table and figure, into reports/<scale>; goes on where a stopped run was
+	@$(ALONE) .make/reproduce-$(SCALE).lock $(BIN)/python -m snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet host reason $(ARGS) \
+	  --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
+
+test: setup  ## everything that has to hold: the four targets below
+	$(call step,notebooks package and README agree,$(MAKE) --no-print-directory -s check)
+	$(call step,pytest,$(MAKE) --no-print-directory -s pytest)
+	$(call step,tests in the notebooks,$(MAKE) --no-print-directory -s nbtest)
+	$(call step,the reproduction at scale smoke,$(MAKE) --no-print-directory -s smoke)
+	@echo "=== all four passed"
+
+check: setup  ## notebooks are clean; package and README are what they say
+	@tools/agree
+
+pytest nbtest notebooks: export OMP_NUM_THREADS := 1
+
+pytest: setup  ## tests of what crosses modules
+	@$(BIN)/python -m pytest -q -n $(WORKERS) tests
+
+nbtest: setup  ## run the tests in the notebooks
+	@$(BIN)/nbdev_test --n_workers $(WORKERS)
+
+smoke: setup  ## the reproduction from nothing, at the smallest scale
+	@$(ALONE) .make/smoke.lock $(SHELL) -c 'rm -rf .make/smoke && exec $(MAKE) --no-print-directory -s reproduce SCALE=smoke DATA= REPORTS=.make/smoke/reports ARTIFACTS=.make/smoke/artifacts'
+
+readme: setup  ## README.md and its pictures from nbs/index.ipynb
+	@rm -f nbs/images/README_*
+	@$(BIN)/python -m nbconvert --config tools/readme.py --log-level WARN --output README nbs/index.ipynb
+
+notebooks: setup  ## execute all library notebooks in place, clean them, export them
+	@$(BIN)/nbdev_export
+	@find nbs -name '*.ipynb' -not -path 'nbs/papers/*' -not -path '*/.ipynb_checkpoints/*' -print0 | sort -z | \
+	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN
+	@$(BIN)/nbdev_clean
+	@$(BIN)/nbdev_export
+
+lock:  ## resolve requirements.in into requirements.lock (ARGS=--upgrade takes newer versions)
+	@test -x .make/uv/bin/uv || { $(PYTHON) -m venv --clear .make/uv && .make/uv/bin/python -m pip install --quiet uv==0.13.8; }
+	@.make/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" $(ARGS) requirements.in -o requirements.lock
+
+clean:  ## remove what tests and builds leave (not .venv, reports or artifacts)
+	@rm -rf build dist *.egg-info .pytest_cache _proc _docs .make/smoke .make/uv
+	@find nbs cgsaliency tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
