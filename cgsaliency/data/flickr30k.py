@@ -204,6 +204,7 @@ def load_flickr30k(
     part: str = "test",        # 'train', 'val' or 'test'
     family: str = "karpathy",  # of splits, see `read_splits`
     broken: str = "refuse",    # or 'skip': leave broken pictures out and list them
+    annotations_only: bool = False,  # sentences and boxes of the Entities, without pictures and token file
 ) -> Flickr30k:
     "The records of one part. Raises BadInput, naming file and place, for files that are missing or broken."
     splits = read_splits(root, family)
@@ -213,11 +214,11 @@ def load_flickr30k(
         kind, _, file = name.rpartition("/")
         id = file.rpartition(".")[0]
         if id in wanted: (texts if kind.endswith("Sentences") else trees)[id] = content
-    captions = read_captions(Path(root) / "flickr30k" / "results_20130124.token")
+    captions = None if annotations_only else read_captions(Path(root) / "flickr30k" / "results_20130124.token")
     unrelated = read_unrelated(Path(root) / "flickr30k_entities" / "UNRELATED_CAPTIONS")
     records, skipped = [], []
     for id in getattr(splits, part):
-        try: records.append(_record(Path(root), id, texts.get(id), trees.get(id), captions.get(id), unrelated))
+        try: records.append(_record(Path(root), id, texts.get(id), trees.get(id), captions, unrelated))
         except BadInput as error:
             if broken != "skip": raise
             skipped.append((id, str(error)))
@@ -225,18 +226,18 @@ def load_flickr30k(
     return Flickr30k(splits, part, tuple(records), tuple(skipped))
 
 # %% ../../nbs/data/flickr30k.ipynb #63ae2830
-def _record(root: Path, id: str, text: bytes | None, tree: bytes | None, captions: list[str] | None, unrelated: set[tuple[str, int]]) -> Record:
+def _record(root: Path, id: str, text: bytes | None, tree: bytes | None, captions: dict[str, list[str]] | None, unrelated: set[tuple[str, int]]) -> Record:
     sentences_file, tree_file = f"Sentences/{id}.txt", f"Annotations/{id}.xml"
     path = root / "flickr30k" / "flickr30k-images" / f"{id}.jpg"
     fetch = "Fetch Flickr30k Entities again"
-    if not path.is_file(): raise BadInput(path, "there is no such picture", "Fetch Flickr30k's pictures, or leave it out with broken='skip'")
+    if captions is not None and not path.is_file(): raise BadInput(path, "there is no such picture", "Fetch Flickr30k's pictures, or leave it out with broken='skip'")
     for content, file in (text, sentences_file), (tree, tree_file):
         if content is None: raise BadInput(file, "is not there", fetch)
     known = parse_annotation(tree, tree_file)
     try: lines = [line for line in text.decode("utf8").splitlines() if line.strip()]
     except UnicodeDecodeError as error: raise BadInput(sentences_file, f"is not UTF-8 text ({error})", fetch) from None
     plain = [parse_sentence(line, f"{sentences_file}, line {number}") for number, line in enumerate(lines, 1)]
-    if captions is None or [caption.split() for caption in captions] != [list(sentence.tokens) for sentence in plain]:
+    if captions is not None and [caption.split() for caption in captions.get(id, [])] != [list(sentence.tokens) for sentence in plain]:
         raise BadInput(sentences_file, f"its words are not those of results_20130124.token for {id}.jpg", "Fetch both again: phrases are spans of the caption's words")
     sentences = tuple(Sentence(sentence.tokens, tuple(_boxed(phrase, known, f"{sentences_file}, line {number}", tree_file) for phrase in sentence.phrases),
                                (id, number) not in unrelated) for number, sentence in enumerate(plain, 1))

@@ -47,7 +47,7 @@ def boxes_of(
         whole = reading.unboxed == "whole" and phrase.scene
         return torch.tensor([[0, 0, record.width, record.height]], dtype=torch.float64) if whole else boxes
     if reading.boxes == "enclosing": return torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])[None]
-    if reading.boxes == "largest": return boxes[[(boxes[:, 2:] - boxes[:, :2]).prod(1).argmax()]]
+    if reading.boxes == "largest": return boxes[(boxes[:, 2:] - boxes[:, :2]).prod(1).argmax()][None]
     return boxes
 
 def categories_of(

@@ -1,0 +1,96 @@
+"""Every table and figure: one rule a notebook, run by papermill. `make reproduce` calls it with a scale and folders."""
+import re, sys
+from pathlib import Path
+
+import yaml
+
+from cgsaliency.core.errors import BadInput
+from cgsaliency.core.run import SCALES, read_scale
+
+NAME = config.get("scale", "toybox")
+SCALE = f"nbs/papers/scales/{NAME}.yaml"
+if not Path(SCALE).is_file(): raise WorkflowError(f"there is no scale '{NAME}': choose one of {', '.join(SCALES)}")
+SECTIONS = [name for name in yaml.safe_load(Path(SCALE).read_text()) if name != "all"]
+ARTIFACTS, REPORTS = f"{config.get('artifacts', 'artifacts')}/{NAME}", f"{config.get('reports', 'reports')}/{NAME}"
+DRAWN = "toybox" in SECTIONS
+DATA = f"{ARTIFACTS}/data" if DRAWN else str(config.get("data") or "")
+if DRAWN and config.get("data"): raise WorkflowError(f"scale {NAME} draws its own data: leave DATA out, or choose SCALE=sample or SCALE=paper")
+if not DRAWN and not Path(DATA or "nowhere").is_dir(): raise WorkflowError(f"scale {NAME} needs the folder of the data sets: make reproduce SCALE={NAME} DATA=folder" + (f" ('{DATA}' is none)" if DATA else ""))
+
+
+def code(section: str) -> list[str]:
+    "The notebook and every module of the package that it imports, directly or not: when one changes, the notebook runs again."
+    found, waiting = [], [Path(f"nbs/papers/{section}.ipynb")]
+    while waiting:
+        path = waiting.pop()
+        found.append(str(path))
+        text = path.read_text(encoding="utf-8")
+        names = [f"cgsaliency.{dotted}" for dotted in re.findall(r"\bcgsaliency\.([\w.]+) import", text)]
+        for dots, dotted in re.findall(r"^from (\.+)([\w.]+) import", text, re.MULTILINE):
+            names.append(".".join([*path.parent.parts[:len(path.parent.parts) - len(dots) + 1], dotted]))
+        waiting += [module for name in names if (module := Path(*name.split(".")).with_suffix(".py")).is_file() and str(module) not in found and module not in waiting]
+    return sorted(found)
+
+
+def chosen(section: str) -> str: return str(read_scale(Path(SCALE), section))
+def made(*names: str) -> list[str]: return [f"{ARTIFACTS}/{name}.json" for name in names]
+def pages(section: str) -> list[str]: return [f"{REPORTS}/{section}.ipynb", f"{REPORTS}/{section}.html"]
+def table(section: str) -> list[str]: return [f"{REPORTS}/{section}.csv", f"{REPORTS}/{section}.rows.parquet"]
+def pictures(*names: str) -> list[str]: return [f"{REPORTS}/{name}.{ending}" for name in names for ending in ("png", "pdf")]
+
+
+# A notebook of a killed run may live on for a moment: the lock makes the next one wait for it.
+def run(section: str) -> str:
+    return f"{sys.executable} tools/alone.py .make/jobs/{NAME}.{section.replace('/', '.')}.lock {sys.executable} tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}'"
+
+
+DATA_MADE = made("data") if DRAWN else []
+
+rule all:
+    input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS]
+
+# Numbers depend on the threads of a notebook, which its scale fixes: no rule may be given more or fewer.
+
+rule toybox:
+    input: code("toybox")
+    output: pages("toybox"), made("data")
+    params: chosen("toybox") if DRAWN else ""
+    threads: workflow.cores
+    shell: run("toybox")
+
+rule cgvs_backbone:
+    input: code("cgvs/backbone"), DATA_MADE
+    output: pages("cgvs/backbone"), made("cgvs/backbone")
+    params: chosen("cgvs/backbone")
+    threads: workflow.cores
+    shell: run("cgvs/backbone")
+
+rule cgvs_captioner:
+    input: code("cgvs/captioner"), DATA_MADE, made("cgvs/backbone")
+    output: pages("cgvs/captioner"), made("cgvs/captioner")
+    params: chosen("cgvs/captioner")
+    threads: workflow.cores
+    shell: run("cgvs/captioner")
+
+rule cgvs_table1:
+    input: code("cgvs/table1"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
+    output: pages("cgvs/table1"), table("cgvs/table1"), pictures("cgvs/table1", "cgvs/table1_heatmaps")
+    params: chosen("cgvs/table1")
+    threads: workflow.cores
+    shell: run("cgvs/table1")
+
+if "cgvs/protocol" in SECTIONS:
+    rule cgvs_protocol:
+        input: code("cgvs/protocol"), DATA_MADE
+        output: pages("cgvs/protocol"), f"{REPORTS}/cgvs/protocol.csv"
+        params: chosen("cgvs/protocol")
+        threads: workflow.cores
+        shell: run("cgvs/protocol")
+
+if "cgvs/limits" in SECTIONS:
+    rule cgvs_limits:
+        input: code("cgvs/limits"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
+        output: pages("cgvs/limits"), f"{REPORTS}/cgvs/limits.csv", pictures("cgvs/limits")
+        params: chosen("cgvs/limits")
+        threads: workflow.cores
+        shell: run("cgvs/limits")

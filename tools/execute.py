@@ -1,0 +1,51 @@
+"""Run a paper notebook with papermill: `execute.py SECTION SCALE_FILE DATA ARTIFACTS REPORTS`.
+
+Leaves REPORTS/<section>.ipynb and .html, whole and without time stamps; where a cell fails, the notebook up to there as <section>.failed.ipynb.
+"""
+import os, sys, warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+import nbformat, papermill
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from cgsaliency.core.artefacts import written_whole
+
+
+def tidied(notebook):
+    "The notebook without papermill's time stamps and without the remains of progress bars."
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        if cell.cell_type != "code": continue
+        cell.outputs = [output for output in cell.outputs if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
+    notebook.metadata.pop("widgets", None)
+    return notebook
+
+
+def main(section, scale, data, artifacts, reports):
+    wanted = Path(reports) / section
+    failed = wanted.with_name(wanted.name + ".failed.ipynb")
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    working = wanted.with_name(f".{wanted.name}.{os.getpid()}.ipynb")
+    try:
+        papermill.execute_notebook(f"nbs/papers/{section}.ipynb", working, {"scale": scale, "data": data, "artifacts": artifacts, "reports": reports},
+                                   cwd=".", kernel_name="python3", progress_bar={"desc": section, "leave": False, "disable": not sys.stderr.isatty()})
+    except PapermillExecutionError as error:
+        os.replace(working, failed)
+        sys.exit(f"{section}: cell {error.exec_count} failed: {error.ename}: {error.evalue}\n-> {failed}")
+    finally:
+        executed = nbformat.read(working, 4) if working.exists() else None
+        working.unlink(missing_ok=True)
+    notebook = tidied(executed)
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True)
+    notebook.metadata["title"] = section
+    page, _ = exporter.from_notebook_node(notebook)
+    notebook.metadata.pop("title")
+    with written_whole(wanted.with_name(wanted.name + ".html")) as part: part.write_text(page, encoding="utf-8")
+    with written_whole(wanted.with_name(wanted.name + ".ipynb")) as part: nbformat.write(notebook, part)
+    failed.unlink(missing_ok=True)
+
+
+if __name__ == "__main__": main(*sys.argv[1:])
