@@ -221,6 +221,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                          'cgsaliency/evaluate/intervals.py'),
                                                'cgsaliency.evaluate.intervals._sums': ( 'evaluate/intervals.html#_sums',
                                                                                         'cgsaliency/evaluate/intervals.py'),
+                                               'cgsaliency.evaluate.intervals.contrast_interval': ( 'evaluate/intervals.html#contrast_interval',
+                                                                                                    'cgsaliency/evaluate/intervals.py'),
                                                'cgsaliency.evaluate.intervals.difference_interval': ( 'evaluate/intervals.html#difference_interval',
                                                                                                       'cgsaliency/evaluate/intervals.py'),
                                                'cgsaliency.evaluate.intervals.mean_interval': ( 'evaluate/intervals.html#mean_interval',
