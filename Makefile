@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks lock clean
+.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks papers lock clean
 
 SCALE ?= toybox
 DATA ?=
@@ -95,6 +95,10 @@ notebooks: setup  ## execute all library notebooks in place, clean them, export 
 	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
+
+papers: setup  ## carry the outputs of finished runs into the paper notebooks: of scale toybox, else of scale sample
+	@$(BIN)/python tools/carry.py $(REPORTS) toybox sample
+	@$(BIN)/nbdev_clean
 
 lock:  ## resolve requirements.in into requirements.lock (ARGS=--upgrade takes newer versions)
 	@test -x .make/uv/bin/uv || { $(PYTHON) -m venv --clear .make/uv && .make/uv/bin/python -m pip install --quiet uv==0.13.8; }

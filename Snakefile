@@ -74,7 +74,7 @@ rule cgvs_captioner:
 
 rule cgvs_table1:
     input: code("cgvs/table1"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
-    output: pages("cgvs/table1"), table("cgvs/table1"), pictures("cgvs/table1", "cgvs/table1_heatmaps")
+    output: pages("cgvs/table1"), table("cgvs/table1"), pictures("cgvs/table1", "cgvs/table1_example", "cgvs/table1_heatmaps")
     params: chosen("cgvs/table1")
     threads: workflow.cores
     shell: run("cgvs/table1")

@@ -1,0 +1,38 @@
+"""Carry the outputs of a run into the paper notebooks, so that whoever reads them sees tables and figures: `carry.py REPORTS SCALE ...`.
+
+Each notebook gets the outputs of the first scale named that runs it. Sources stay as they are and must be those that ran.
+"""
+import shutil, sys
+from pathlib import Path
+
+import nbformat
+
+MOST = 150_000  # bytes of a picture
+
+
+def carried(notebook, executed, where):
+    "The notebook with the outputs of the executed one."
+    ran = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [cell.source for cell in ran] != [cell.source for cell in notebook.cells]: sys.exit(f"{where} is another version than what ran: run it again first")
+    for cell, source in zip(notebook.cells, ran):
+        if cell.cell_type != "code": continue
+        cell.outputs, cell.execution_count = source.outputs, None
+        for output in cell.outputs:
+            if "execution_count" in output: output["execution_count"] = None
+            large = len(output.get("data", {}).get("image/png", "")) * 3 // 4
+            if large > MOST: sys.exit(f"{where} has a picture of {large} bytes; at most {MOST} are committed: make it smaller")
+    return notebook
+
+
+def main(reports, *scales):
+    for path in sorted(Path("nbs/papers").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts: continue
+        section = path.relative_to("nbs/papers")
+        found = next((Path(reports) / scale / section for scale in scales if (Path(reports) / scale / section).is_file()), None)
+        if found is None: sys.exit(f"{path} was run at none of the scales {', '.join(scales)}: run it first")
+        nbformat.write(carried(nbformat.read(path, 4), nbformat.read(found, 4), path), path)
+        print(f"{path} <- {found}")
+    shutil.copyfile(Path(reports) / scales[0] / "cgvs/table1_example.png", "nbs/images/heatmaps.png")
+
+
+if __name__ == "__main__": main(*sys.argv[1:])
