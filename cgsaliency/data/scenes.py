@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 @dataclass(frozen=True)
 class Bias:
     "Habits of the pictures, each in [0, 1]: 0 is none."
-    centre: float = 0.55      # how far people are pulled from their chance place to the middle
+    centre: float = 0.3       # how far people are pulled from their chance place to the middle
     company: float = 0.85     # how often a thing is one that belongs to the scene
 
 @dataclass
