@@ -32,7 +32,7 @@ endef
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo; echo "make reproduce [SCALE=smoke|toybox|sample|paper] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [ARGS='--dry-run']"
+	@echo; echo "make reproduce [SCALE=smoke|toybox|sample] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [ARGS='--dry-run']"
 
 setup:  ## make .venv from requirements.lock (all targets do it by themselves, once)
 	@$(ALONE) .make/setup.lock $(MAKE) --no-print-directory -s installed

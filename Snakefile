@@ -4,12 +4,11 @@ from pathlib import Path
 
 import yaml
 
-from cgsaliency.core.errors import BadInput
-from cgsaliency.core.run import SCALES, read_scale
+from cgsaliency.core.run import read_scale
 
 NAME = config.get("scale", "toybox")
 SCALE = f"nbs/papers/scales/{NAME}.yaml"
-if not Path(SCALE).is_file(): raise WorkflowError(f"there is no scale '{NAME}': choose one of {', '.join(SCALES)}")
+if not Path(SCALE).is_file(): raise WorkflowError(f"there is no scale '{NAME}': choose one of {', '.join(sorted(path.stem for path in Path(SCALE).parent.glob('*.yaml')))}")
 SECTIONS = [name for name in yaml.safe_load(Path(SCALE).read_text()) if name != "all"]
 ARTIFACTS, REPORTS = f"{config.get('artifacts', 'artifacts')}/{NAME}", f"{config.get('reports', 'reports')}/{NAME}"
 DRAWN = "toybox" in SECTIONS

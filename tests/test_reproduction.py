@@ -1,0 +1,55 @@
+"""The Snakefile: what would run at each scale, and what it refuses. (`make smoke` runs it.)"""
+import re, subprocess, sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cgsaliency.core.run import SCALES, read_scale
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = ROOT / "nbs/papers"
+scales = sorted(path.stem for path in (PAPERS / "scales").glob("*.yaml"))
+
+
+def snakemake(tmp_path: Path, **config: str) -> subprocess.CompletedProcess:
+    chosen = {"reports": tmp_path / "reports", "artifacts": tmp_path / "artifacts", **config}
+    return subprocess.run([sys.executable, "-m", "snakemake", "--dry-run", "--nolock", "--cores", "2", "--quiet", "host", "reason", "--config", *(f"{name}={value}" for name, value in chosen.items())],
+                          cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("scale", scales)
+def test_every_section_of_a_scale_has_its_notebook_and_runs(scale, tmp_path):
+    assert scale in SCALES
+    sections = [name for name in yaml.safe_load((PAPERS / f"scales/{scale}.yaml").read_text()) if name != "all"]
+    ran = snakemake(tmp_path, scale=scale, **({} if "toybox" in sections else {"data": str(tmp_path)}))
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stdout + ran.stderr
+    for section in sections:
+        assert (PAPERS / f"{section}.ipynb").is_file(), section
+        assert {"seed", "threads"} <= read_scale(PAPERS / f"scales/{scale}.yaml", section).keys()
+        assert re.search(rf"rule {section.replace('/', '_')}:", said), f"{section} would not run"
+
+
+def test_the_smallest_scale_runs_every_notebook():
+    sections = yaml.safe_load((PAPERS / "scales/smoke.yaml").read_text()).keys() - {"all"}
+    notebooks = {path.relative_to(PAPERS).with_suffix("").as_posix() for path in PAPERS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
+    assert sections == notebooks
+
+
+def test_no_notebook_asks_for_the_scale():
+    for path in PAPERS.rglob("*.ipynb"):
+        text = path.read_text()
+        assert not re.search(r"if scale|scale ==|scale in|" + "|".join(rf"== *\\?[\"']{name}" for name in SCALES), text), path
+
+
+@pytest.mark.parametrize("config, says", [
+    ({"scale": "sample"}, "needs the folder of the data sets: make reproduce SCALE=sample DATA=folder"),
+    ({"scale": "sample", "data": "nowhere"}, "'nowhere' is none"),
+    ({"scale": "toybox", "data": "."}, "draws its own data"),
+    ({"scale": "huge"}, "there is no scale 'huge': choose one of"),
+])
+def test_what_cannot_run_says_so_and_writes_nothing(config, says, tmp_path):
+    ran = snakemake(tmp_path, **config)
+    assert ran.returncode != 0 and says in ran.stdout + ran.stderr
+    assert not list(tmp_path.iterdir())
