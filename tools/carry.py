@@ -1,6 +1,6 @@
 """Carry the outputs of a run into the paper notebooks, so that whoever reads them sees tables and figures: `carry.py REPORTS SCALE ...`.
 
-Each notebook gets the outputs of the first scale named that runs it. Sources stay as they are and must be those that ran.
+Each notebook gets the outputs of the first scale named that runs it. Its code must be what ran.
 """
 import base64, sys
 from pathlib import Path
@@ -11,11 +11,11 @@ MOST = 150_000  # bytes of a picture
 
 
 def carried(notebook, executed, where):
-    "The notebook with the outputs of the executed one."
-    ran = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    if [cell.source for cell in ran] != [cell.source for cell in notebook.cells]: sys.exit(f"{where} is another version than what ran: run it again first")
-    for cell, source in zip(notebook.cells, ran):
-        if cell.cell_type != "code": continue
+    "The notebook with the outputs of the executed one; prose may have changed since."
+    ran = [cell for cell in executed.cells if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.source for cell in ran] != [cell.source for cell in code]: sys.exit(f"{where} is another version than what ran: run it again first")
+    for cell, source in zip(code, ran):
         cell.outputs, cell.execution_count = source.outputs, None
         for output in cell.outputs:
             if "execution_count" in output: output["execution_count"] = None

@@ -23,7 +23,7 @@ from .errors import BadInput
 from .geometry import Grid, View
 
 # %% ../../nbs/core/explanation.ipynb #5cf9c184
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     "Saliency of each target in space and time, with where its cells lie and what made it."
     saliency: Tensor                  # K targets × T frames × H rows × W columns, raw evidence, any real number
@@ -43,6 +43,10 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __repr__(self) -> str:
+        named = ", ".join(self.targets[:8]) + (", …" if len(self.targets) > 8 else "")
+        return f"Explanation by {self.method} of {len(self)} targets ({named}) over {len(self.times)} × {self.grid.rows} × {self.grid.columns} frames, rows, columns"
+
     def __getitem__(self, target: int) -> "Explanation":
         "The explanation of one target."
         return replace(self, saliency=self.saliency[target][None], targets=(self.targets[target],))
@@ -58,6 +62,8 @@ def merged(
 ) -> Explanation:
     "The explanation of a phrase as one target: its words' raw evidence merged. Raises BadInput for an empty span (cgvs, Eq. 9)."
     words = explanation.saliency[span]
+    speaks = words.flatten(1).amax(1) > words.flatten(1).amin(1) if len(words) else torch.zeros(0, dtype=torch.bool)
+    if speaks.any(): words = words[speaks]    # a flat map, such as that of an unknown word, says nothing: it must not win 'max' or weigh in 'mean'
     if len(words) == 0:
         raise BadInput(f"phrase {span.start}:{span.stop}", f"has no word among the {len(explanation)} targets", "Give a span inside the sentence")
     total = {"sum": lambda: words.sum(0), "mean": lambda: words.mean(0), "max": lambda: words.amax(0)}[by]()

@@ -160,11 +160,11 @@ def add_person(scene: Scene, chance: Random, kind: str, x: float, bottom: float,
     def own(kind: str, category: tuple[str, ...], words: tuple[str, ...], each: bool = False):
         return Thing(kind, category, words, list(parts[kind]) if each else [enclosing(parts[kind])], owner=person)
     their = "her" if female else "his"
-    things = [person, own("shirt", ("clothing",), (f"a {shirt} shirt", f"a {shirt} top" if female else f"a {shirt} jacket")),
+    things = [person, own("shirt", ("clothing",), (_a(shirt, "shirt"), _a(shirt, "top" if female else "jacket"))),
               own("hair", ("bodyparts",), (f"{'long ' if female else 'short '}{hair} hair", f"{hair} hair")), own("hands", ("bodyparts",), (f"{their} hands", f"both {'of ' + their if chance.random() < .3 else ''} hands".replace("  ", " ")), each=True),
               own("arms", ("bodyparts",), (f"{their} arms",), each=True), own("face", ("bodyparts",), (f"{their} face",))]
-    things.append(own("skirt", ("clothing",), (f"a {lower} skirt",)) if female else own("trousers", ("clothing",), (f"{lower} trousers", f"{lower} pants")))
-    if worn: things.append(own("hat", ("clothing", "other") if chance.random() < .2 else ("clothing",), (f"a {colour} hat", f"a {colour} cap")))
+    things.append(own("skirt", ("clothing",), (_a(lower, "skirt"),)) if female else own("trousers", ("clothing",), (f"{lower} trousers", f"{lower} pants")))
+    if worn: things.append(own("hat", ("clothing", "other") if chance.random() < .2 else ("clothing",), (_a(colour, "hat"), _a(colour, "cap"))))
     return things
 
 # %% ../../nbs/data/scenes.ipynb #b6ec3c82
@@ -292,6 +292,7 @@ def _person_with(scene: Scene, chance: Random, kind: str, x: float, bottom: floa
 def _jitter(chance: Random, colour: str) -> tuple[int, int, int]:
     return tuple(max(0, min(255, c + chance.randrange(-14, 15))) for c in COLOURS[colour])
 
+def _a(*words: str) -> str: return " ".join(("an" if words[0][0] in "aeiou" else "a", *words))
+
 def _named(kind: str, colour: str) -> tuple[str, ...]:
-    article = "an" if kind[0] in "aeiou" else "a"
-    return ((f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {kind}",) if colour else ()) + (f"{article} {kind}",)
+    return ((_a(colour, kind),) if colour else ()) + (_a(kind),)

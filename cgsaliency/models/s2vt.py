@@ -111,7 +111,7 @@ class S2VT(nn.Module):
 def captioning_loss(
     model: S2VT,
     batch: tuple[Tensor, Tensor],  # values B × m × D; captions B × k × n, indices, -1 after the end of sentence
-    single: float = 0.0,           # probability that a picture of this batch is read from random descriptors
+    single: float = 0.0,           # probability that this batch is read from `fewest` random descriptors of each picture
     fewest: int = 1,               # how many descriptors are read then
 ) -> Tensor:
     "Mean cross-entropy of the captions' words and ends, nats a word (cgvs, Eq. 1; the authors' s2vt_model.py)."

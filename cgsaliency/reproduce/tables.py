@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..core.artefacts import written_whole
 from ..core.errors import BadInput
@@ -84,4 +85,6 @@ def save_figure(
     folder = Path(folder)
     for ending, about in (("pdf", {"CreationDate": None, "Producer": None, "Creator": None}), ("png", {"Software": None})):
         with written_whole(folder / f"{name}.{ending}") as part: figure.savefig(part, bbox_inches="tight", metadata=about)
+    with Image.open(folder / f"{name}.png") as drawn, written_whole(folder / f"{name}.png") as part:
+        drawn.convert("RGB").quantize(256).save(part, optimize=True)      # a third of the size
     return folder / f"{name}.png"
