@@ -10,7 +10,8 @@ from cgsaliency.core.explanation import merged, scaled
 from cgsaliency.core.geometry import Grid, View
 from cgsaliency.data.text import Vocabulary, save_vocabulary
 from cgsaliency.explain.cgvs import cgvs
-from cgsaliency.models.s2vt import S2VT, load_s2vt, scan_order
+from cgsaliency.models.captioning import load_captioner
+from cgsaliency.models.s2vt import S2VT, scan_order
 
 SIZES = {"features": 32, "embedding": 24, "words": 12, "hidden": 40, "max_words": 6}
 WORDS = "a man in red shirt plays guitar on stage with his dog".split()
@@ -20,7 +21,7 @@ SENTENCE = "A man in a red shirt".split()
 @pytest.fixture
 def captioner() -> S2VT:
     torch.manual_seed(0)
-    return S2VT(Vocabulary.of([WORDS]), **SIZES, order=scan_order(8, 8, "snake")).eval()
+    return S2VT(Vocabulary.of([WORDS]), **SIZES, order=scan_order(8, 8, "snake").tolist()).eval()
 
 
 @pytest.fixture
@@ -98,18 +99,18 @@ def test_weights_of_another_architecture_and_broken_folders_are_refused(captione
         save_vocabulary(captioner.vocabulary, tmp_path / "vocabulary.json")
         save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "best.safetensors")
     written()
-    load_s2vt(tmp_path)
+    load_captioner(S2VT, tmp_path)
     for fault, says in [({"sizes": {**SIZES, "hidden": 41}}, "of another shape"), ({"weights": {"conv.weight": torch.zeros(1)}}, "not its own, such as conv.weight")]:
         written(**fault)
-        with pytest.raises(BadInput, match=says): load_s2vt(tmp_path)
+        with pytest.raises(BadInput, match=says): load_captioner(S2VT, tmp_path)
     written()
     whole = (tmp_path / "best.safetensors").read_bytes()
     (tmp_path / "best.safetensors").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(BadInput, match="not a whole safetensors file"): load_s2vt(tmp_path)
+    with pytest.raises(BadInput, match="not a whole safetensors file"): load_captioner(S2VT, tmp_path)
     written()
     (tmp_path / "sizes.json").write_text("{")
-    with pytest.raises(BadInput, match="not whole JSON"): load_s2vt(tmp_path)
+    with pytest.raises(BadInput, match="not whole JSON"): load_captioner(S2VT, tmp_path)
     (tmp_path / "vocabulary.json").unlink()
     written()
     (tmp_path / "vocabulary.json").unlink()
-    with pytest.raises(BadInput, match="is not there"): load_s2vt(tmp_path)
+    with pytest.raises(BadInput, match="is not there"): load_captioner(S2VT, tmp_path)

@@ -33,6 +33,7 @@ class Explanation:
     method: str                       # such as 'cgvs'
     settings: dict = field(default_factory=dict)  # what was chosen, as JSON can hold it
     times: tuple[float, ...] = (0.0,) # of the T frames, seconds
+    measure: bool = False             # whether the values already are shares, ≥ 0, such as attention weights: then only their sum is scaled
 
     def __post_init__(self):
         expected = (len(self.targets), len(self.times), self.grid.rows, self.grid.columns)
@@ -82,8 +83,8 @@ def scaled(
 def distribution(
     explanation: Explanation,
 ) -> Explanation:
-    "The scaled explanation divided by its sum: each target's values are ≥ 0 and sum to 1 over frames and cells."
-    unit = scaled(explanation).saliency.flatten(1)
+    "The scaled explanation, or one of shares as it is, divided by its sum: each target's values are ≥ 0 and sum to 1 over frames and cells."
+    unit = (explanation if explanation.measure else scaled(explanation)).saliency.flatten(1)
     unit = torch.where(unit.sum(1, keepdim=True) > 0, unit, 1.0)
     return replace(explanation, saliency=(unit / unit.sum(1, keepdim=True)).view_as(explanation.saliency))
 
@@ -141,7 +142,7 @@ def save_explanation(
 ) -> Path:
     "The path of the file, written whole."
     about = {"targets": explanation.targets, "grid": asdict(explanation.grid), "view": asdict(explanation.view),
-             "method": explanation.method, "settings": explanation.settings, "times": explanation.times}
+             "method": explanation.method, "settings": explanation.settings, "times": explanation.times, "measure": explanation.measure}
     with written_whole(path) as part:
         save_file({"saliency": explanation.saliency.contiguous().cpu()}, part, {"explanation": json.dumps(about)})
     return Path(path)
@@ -158,7 +159,7 @@ def load_explanation(
     except SafetensorError as error: raise BadInput(path, f"is not a whole safetensors file ({error})", remedy) from None
     except KeyError as error: raise BadInput(path, f"holds no explanation: {error} is missing", remedy) from None
     return Explanation(saliency, tuple(about["targets"]), Grid(**about["grid"]), View(**about["view"]), about["method"],
-                       about["settings"], tuple(about["times"]))
+                       about["settings"], tuple(about["times"]), about["measure"])
 
 # %% ../../nbs/core/explanation.ipynb #8a860702
 def drawn(

@@ -55,10 +55,13 @@ class Describer:
         "The part of the record's picture that becomes the input."
         return VIEWS[self.view](record.width, record.height, self.backbone.size)
 
-    @torch.inference_mode()
     def __call__(self, records: Sequence[Record]) -> Tensor:
         "The records' descriptors, B × m × D. Raises BadInput for a picture that cannot be read."
-        pictures = pictures_of([record.path for record in records], [self.view_of(record) for record in records])
+        return self.cells_of(pictures_of([record.path for record in records], [self.view_of(record) for record in records]))
+
+    @torch.inference_mode()
+    def cells_of(self, pictures: Tensor) -> Tensor:
+        "Descriptors B × m × D of inputs, B × 3 × height × width in [0, 1]."
         maps = self.backbone(F.pad(pictures, (self.border,) * 4, mode="reflect").to(self.backbone.mean.device))
         skip = int(self.border / self.backbone.grid.down)
         maps = maps[..., skip:skip + self.backbone.grid.rows, skip:skip + self.backbone.grid.columns]
