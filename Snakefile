@@ -78,6 +78,20 @@ rule cgvs_table1:
     threads: workflow.cores
     shell: run("cgvs/table1")
 
+rule cgvs_crops:
+    input: code("cgvs/crops"), DATA_MADE, made("cgvs/backbone")
+    output: pages("cgvs/crops"), made("cgvs/crops")
+    params: chosen("cgvs/crops")
+    threads: workflow.cores
+    shell: run("cgvs/crops")
+
+rule cgvs_table2:
+    input: code("cgvs/table2"), DATA_MADE, made("cgvs/backbone", "cgvs/crops")
+    output: pages("cgvs/table2"), table("cgvs/table2"), pictures("cgvs/table2", "cgvs/table2_maps")
+    params: chosen("cgvs/table2")
+    threads: workflow.cores
+    shell: run("cgvs/table2")
+
 if "cgvs/protocol" in SECTIONS:
     rule cgvs_protocol:
         input: code("cgvs/protocol"), DATA_MADE
