@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'COLOURS', 'FINE', 'SKINS', 'HAIRS', 'PERSONS', 'PLACES', 'SIZES', 'ANIMALS', 'INSTRUMENTS',
            'PICTURE_SIZES', 'Bias', 'Thing', 'Scene', 'add_figure', 'add_shape', 'enclosing', 'draw', 'add_person',
-           'Place', 'add_place', 'imagine']
+           'Place', 'add_place', 'imagine', 'add_single', 'add_instrument']
 
 # %% ../../nbs/data/scenes.ipynb #2760a1b7
 from dataclasses import dataclass, field
@@ -262,7 +262,7 @@ def imagine(
     jobs = [(bottom, "person", (kind, x, bottom, tall, pose)) for kind, x, bottom, tall, pose in people] + [(place[1] + place[3], "thing", (kind, place)) for kind, place in singles]
     for _, what, job in sorted(jobs, key=lambda job: job[0]):   # nearer things are drawn over farther ones
         if what == "person": scene.things += _person_with(scene, chance, *job)
-        else: scene.things.append(_single(scene, chance, *job))
+        else: scene.things.append(add_single(scene, chance, *job))
     group = [thing for thing in scene.things if thing.category == ("people",)]
     if len(group) == 2: scene.things.append(Thing("group", ("people",), ("two people", "two friends"), [thing.boxes[0] for thing in group]))
     return scene
@@ -272,22 +272,25 @@ def _overlap(one: tuple, other: tuple) -> float:
     smaller = min((one[2] - one[0]) * (one[3] - one[1]), (other[2] - other[0]) * (other[3] - other[1]))
     return max(across, 0) * max(down, 0) / smaller
 
-def _single(scene: Scene, chance: Random, kind: str, place: tuple) -> Thing:
+def add_single(scene: Scene, chance: Random, kind: str, place: tuple[float, float, float, float], mirrored: bool | None = None) -> Thing:
+    "The animal, vehicle or other thing in a colour of chance, looking left by chance if that is not said; the scene is given the shapes."
     colour = "green" if kind == "tree" else chance.choice(ANIMALS.get(kind, ("red", "blue", "green", "yellow", "white", "orange", "purple")))
-    box = add_figure(scene, kind, _jitter(chance, colour), place, chance.random() < .5)
+    box = add_figure(scene, kind, _jitter(chance, colour), place, chance.random() < .5 if mirrored is None else mirrored)
     category = "animals" if kind in ANIMALS else "vehicles" if kind in ("car", "bus", "bicycle", "boat") else "other"
     return Thing(kind, (category,), _named(kind, colour), [box])
 
 def _person_with(scene: Scene, chance: Random, kind: str, x: float, bottom: float, tall: float, pose: str) -> list[Thing]:
     things = add_person(scene, chance, kind, x, bottom, tall, pose)
-    if pose == "holding":
-        held = chance.choice(INSTRUMENTS)
-        colour = chance.choice(("brown", "red", "blue", "orange"))
-        w, h = (side * tall / 72 for side in SIZES[held])
-        centre = bottom - tall * (.5 if held != "trumpet" else .24)
-        box = add_figure(scene, held, _jitter(chance, colour), (x - w / 2 + (w * .45 if held == "trumpet" else 0), centre - h / 2, w, h), held != "trumpet" and chance.random() < .5)
-        things.append(Thing(held, ("instruments",), _named(held, colour if held in ("guitar", "drum") else ""), [box], owner=things[0]))
-    return things
+    return [*things, add_instrument(scene, chance, things[0], x, bottom, tall)] if pose == "holding" else things
+
+def add_instrument(scene: Scene, chance: Random, owner: Thing, x: float, bottom: float, tall: float, lift: float = 0.0) -> Thing:
+    "An instrument of chance before the person who stands there, `lift` pixels higher than at rest; the scene is given the shapes."
+    held = chance.choice(INSTRUMENTS)
+    colour = chance.choice(("brown", "red", "blue", "orange"))
+    w, h = (side * tall / 72 for side in SIZES[held])
+    centre = bottom - tall * (.5 if held != "trumpet" else .24) - lift
+    box = add_figure(scene, held, _jitter(chance, colour), (x - w / 2 + (w * .45 if held == "trumpet" else 0), centre - h / 2, w, h), held != "trumpet" and chance.random() < .5)
+    return Thing(held, ("instruments",), _named(held, colour if held in ("guitar", "drum") else ""), [box], owner=owner)
 
 def _jitter(chance: Random, colour: str) -> tuple[int, int, int]:
     return tuple(max(0, min(255, c + chance.randrange(-14, 15))) for c in COLOURS[colour])
