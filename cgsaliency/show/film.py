@@ -66,7 +66,7 @@ def show_bars(
 ) -> Axes:
     "The axes with a grey bar for each frame, as high as its weight, with seconds below (cgvs, figure 5)."
     total, top = len(weights), float(weights.max())
-    axes.bar(range(total), (weights / top if top > 0 else weights).tolist(), width=0.84, color="#8c8c8c", linewidth=0)
+    axes.bar(range(total), (weights / top if top > 0 else weights).tolist(), width=0.84 if total <= 60 else 1, color="#8c8c8c", linewidth=0)
     for start in sorted(set(known)):
         if start - 1 in known: continue
         end = next(k for k in range(start, total + 1) if k not in known)
@@ -80,7 +80,7 @@ def show_bars(
     return axes
 
 # %% ../../nbs/show/film.ipynb #2b4957e8
-WIDTH, LEFT, RIGHT, GAP = 7.0, 0.7, 0.14, 0.08   # of a strip, inches
+WIDTH, LEFT, RIGHT, GAP = 7.0, 0.7, 0.3, 0.08   # of a strip, inches
 BLEND = dict(strength=0.8, veil=0.4)              # of maps over films: a frame in which nothing stands out can still be recognised
 
 def show_strip(
