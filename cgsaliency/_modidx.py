@@ -289,6 +289,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                             'cgsaliency/evaluate/pointing.py'),
                                               'cgsaliency.evaluate.pointing.categories_of': ( 'evaluate/pointing.html#categories_of',
                                                                                               'cgsaliency/evaluate/pointing.py'),
+                                              'cgsaliency.evaluate.pointing.merged_boxes': ( 'evaluate/pointing.html#merged_boxes',
+                                                                                             'cgsaliency/evaluate/pointing.py'),
                                               'cgsaliency.evaluate.pointing.network_free_rows': ( 'evaluate/pointing.html#network_free_rows',
                                                                                                   'cgsaliency/evaluate/pointing.py'),
                                               'cgsaliency.evaluate.pointing.pointing_rows': ( 'evaluate/pointing.html#pointing_rows',
