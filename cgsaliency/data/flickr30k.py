@@ -48,9 +48,9 @@ def parse_sentence(
 @dataclass(frozen=True)
 class Annotation:
     "What an Entities XML says: the picture's size, the boxes of each chain, and the flags."
-    width: int
-    height: int
-    boxes: dict[str, tuple[tuple[float, float, float, float], ...]]
+    width: int              # pixels
+    height: int             # pixels
+    boxes: dict[str, tuple[tuple[float, float, float, float], ...]]  # of each chain, (x0, y0, x1, y1), half-open picture pixels
     scene: frozenset[str]   # chains flagged as the scene
     no_box: frozenset[str]  # chains flagged as having no box
 
@@ -107,8 +107,8 @@ FAMILIES = {"karpathy": "flickr30k_entities/karpathy", "entities": "flickr30k_en
 @dataclass(frozen=True)
 class Splits:
     "Picture ids of the three parts of one family of splits."
-    family: str
-    train: tuple[str, ...]
+    family: str             # such as 'karpathy', see `read_splits`
+    train: tuple[str, ...]  # each in the order of its list
     val: tuple[str, ...]
     test: tuple[str, ...]
 
@@ -227,7 +227,7 @@ def read_unrelated(
 @dataclass(frozen=True)
 class Flickr30k(Part):
     "Records of one part of a family of splits, and what had to be left out."
-    splits: Splits
+    splits: Splits  # of the family: which pictures the other parts hold
 
 def load_flickr30k(
     root: Path,                # folder with flickr30k/ and flickr30k_entities/
