@@ -1,4 +1,4 @@
-"""Work in processes of its own that die at a moment of one's choice. One parent forks them all, so that torch is imported once."""
+"""Work that is done in a process of its own and dies at a chosen moment. One parent forks them all, so that torch is imported once."""
 import os, signal, sys
 from typing import Callable
 

@@ -87,7 +87,8 @@ class Part:
     def footnote(self) -> str:
         "One sentence on what was left out; '' where nothing was."
         if not self.skipped: return ""
-        return f"{len(self.skipped)} of {len(self.skipped) + len(self.records)} {self.part} records left out: " + "; ".join(reason for _, reason in self.skipped[:3]) + ("; …" if len(self.skipped) > 3 else "")
+        reasons = [reason for _, reason in self.skipped[:3]] + ["…"] * (len(self.skipped) > 3)
+        return f"{len(self.skipped)} of {len(self.skipped) + len(self.records)} {self.part} records left out: {'; '.join(reasons)}"
 
 # %% ../../nbs/core/records.ipynb #416dff87
 def gathered(
