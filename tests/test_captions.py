@@ -2,7 +2,8 @@
 import pycocoevalcap.eval as official
 import pytest
 
-from cgsaliency.data.flickr30k import PARTS, load_flickr30k
+from cgsaliency.core.records import PARTS
+from cgsaliency.data.flickr30k import load_flickr30k
 from cgsaliency.evaluate.captions import METRICS, _java, caption_scores
 
 

@@ -1,10 +1,11 @@
 """Features that are extracted with kills in between are those extracted in one go, and nothing is extracted twice that was done."""
-import json, os, signal, subprocess, sys
+import json, subprocess, sys
 from pathlib import Path
 
 import pytest
 import torch
 import zarr
+from dying import dying_at_rename, killed
 
 from cgsaliency.core.errors import BadInput
 from cgsaliency.models.features import FeatureStore
@@ -34,42 +35,15 @@ def asked(log: Path) -> list[list[str]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-# Each extraction runs in a process of its own. One parent forks them all, so that torch is imported once.
-
-def killed(work) -> bool:
-    number = os.fork()
-    if not number:
-        try: work()
-        except BaseException as fault:
-            print(repr(fault), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(number, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def dying_at_rename(folder: Path, log: Path, which: int, after: bool) -> None:
-    rename, count = os.replace, iter(range(10**6))
-
-    def replace(*paths):
-        now = next(count) == which
-        if now and not after: os.kill(os.getpid(), signal.SIGKILL)
-        rename(*paths)
-        if now: os.kill(os.getpid(), signal.SIGKILL)
-    os.replace = replace
-    extract(folder, log)
-
-
 def run_all(folder: Path) -> None:
     "Kills before and after each rename: key, two arrays, and for each block its values and its mark."
     assert not killed(lambda: extract(folder / "undisturbed", folder / "undisturbed.log"))
     for which in range(3 + 2 * len(BLOCKS)):
         for after in (False, True):
             name = f"{which}-{after}"
-            assert killed(lambda: dying_at_rename(folder / name, folder / f"{name}.first", which, after)), f"{name}: nothing was renamed any more"
+            assert killed(lambda: dying_at_rename(lambda: extract(folder / name, folder / f"{name}.first"), which, after)), f"{name}: nothing was renamed any more"
             for log in ("second", "third"): assert not killed(lambda: extract(folder / name, folder / f"{name}.{log}"))
-    assert not killed(lambda: dying_at_rename(folder / "last", folder / "last.log", 3 + 2 * len(BLOCKS), False)), "there are more moments than were tried"
+    assert not killed(lambda: dying_at_rename(lambda: extract(folder / "last", folder / "last.log"), 3 + 2 * len(BLOCKS), False)), "there are more moments than were tried"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from dying import die, dying_at_rename, forked, killed, was_killed
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -49,40 +50,9 @@ def train(folder: Path, before_loss=lambda: None, **changes) -> list[dict]:
     return fit(Tiny(), loss, ITEMS, folder, **{"recipe": RECIPE, "score": score, "progress": False, "checkpoint_every": 0.0} | changes)
 
 
-# Each training runs in a process of its own. One parent forks them all, so that torch is imported once.
-
-def child(work) -> bool:
-    "Whether the work came to its end, done by a forked process; False where it was killed."
-    number = os.fork()
-    if not number:
-        try: work()
-        except BaseException as fault:
-            print(repr(fault), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(number, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"exit status {os.WEXITSTATUS(status)}"
-    return not os.WIFSIGNALED(status)
-
-
-def die() -> None: os.kill(os.getpid(), signal.SIGKILL)
-
-
 def dying_at_loss(folder: Path, step: int) -> None:
     left = iter(range(step))
     train(folder, lambda: next(left, None) is None and die())
-
-
-def dying_at_rename(folder: Path, which: int, after: bool) -> None:
-    rename, count = os.replace, iter(range(10**6))
-
-    def replace(*paths):
-        now = next(count) == which
-        if now and not after: die()
-        rename(*paths)
-        if now: die()
-    os.replace = replace
-    train(folder)
 
 
 def dying_at_write(folder: Path, which: int) -> None:
@@ -110,15 +80,10 @@ def two(works) -> None:
         common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "ACCELERATE_USE_CPU": "1"}
     numbers = set()
     for rank, work in enumerate(works):
-        number = os.fork()
-        if not number:
+        def ranked():
             os.environ |= common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            try: work()
-            except BaseException as fault:
-                print(repr(fault), file=sys.stderr, flush=True)
-                os._exit(1)
-            os._exit(0)
-        numbers.add(number)
+            work()
+        numbers.add(forked(ranked))
     while numbers:
         number, status = os.wait()
         numbers.discard(number)
@@ -141,19 +106,19 @@ def run_all(folder: Path) -> None:
     report = {}
     torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)]).step()      # the first step imports a thousand modules; here, and not in each child
-    assert child(lambda: train(folder / "undisturbed"))
-    assert child(lambda: train(folder / "without", checkpoint_every=1e9))
+    assert not killed(lambda: train(folder / "undisturbed"))
+    assert not killed(lambda: train(folder / "without", checkpoint_every=1e9))
     for step in (0, 1, 4, 5, 7, 12, 19):
-        assert not child(lambda: dying_at_loss(folder / f"loss-{step}", step))
+        assert killed(lambda: dying_at_loss(folder / f"loss-{step}", step))
     for which in (0, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16):     # a checkpoint a step; after each fifth best, last, checkpoint and history
         for after in (False, True):
-            assert not child(lambda: dying_at_rename(folder / f"rename-{which}-{after}", which, after))
+            assert killed(lambda: dying_at_rename(lambda: train(folder / f"rename-{which}-{after}"), which, after))
     for which in (0, 3, 5, 6, 7):
-        assert not child(lambda: dying_at_write(folder / f"write-{which}", which))
-    for killed in [folder / "loss-0", *sorted(folder.glob("*-*[0-9e]"))]:
-        report.setdefault(killed.name, sorted(path.name for path in killed.glob("*")))
-        assert child(lambda: train(killed))
-    assert child(lambda: even(folder / "even/alone"))
+        assert killed(lambda: dying_at_write(folder / f"write-{which}", which))
+    for begun in [folder / "loss-0", *sorted(folder.glob("*-*[0-9e]"))]:
+        report.setdefault(begun.name, sorted(path.name for path in begun.glob("*")))
+        assert not killed(lambda: train(begun))
+    assert not killed(lambda: even(folder / "even/alone"))
     two([lambda: even(folder / "even/two")] * 2)
     for rank in (0, 1):
         left = iter(range(8))
@@ -163,13 +128,10 @@ def run_all(folder: Path) -> None:
         two([lambda: even(folder / f"even/two-{rank}")] * 2)
     kills, chance = 0, random.Random(0)
     while True:                                  # killed from outside, again and again, until one comes through
-        number = os.fork()
-        if not number:
-            try: train(folder / "random", lambda: time.sleep(0.02))
-            finally: os._exit(0)
+        number = forked(lambda: train(folder / "random", lambda: time.sleep(0.02)))
         time.sleep(0.05 + 0.02 * kills + 0.1 * chance.random())  # longer each time: also a slow machine gets there
         os.kill(number, signal.SIGKILL)
-        if not os.WIFSIGNALED(os.waitpid(number, 0)[1]): break
+        if not was_killed(number): break
         kills += 1
     report["random"] = kills
     (folder / "report.json").write_text(json.dumps(report))
@@ -220,9 +182,9 @@ def test_checkpoints_change_nothing(trained):
 def test_two_processes_train_as_one(trained):
     alone, together = (load_file(trained / "even" / name / "last.safetensors") for name in ("alone", "two"))
     for name, value in alone.items(): torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
-    for killed in ("two-0", "two-1"):
-        assert finished(trained / "even" / killed)
-        for name in FILES: assert (trained / "even" / killed / name).read_bytes() == (trained / "even/two" / name).read_bytes()
+    for resumed in ("two-0", "two-1"):
+        assert finished(trained / "even" / resumed)
+        for name in FILES: assert (trained / "even" / resumed / name).read_bytes() == (trained / "even/two" / name).read_bytes()
     with pytest.raises(BadInput, match="processes=2 instead of"): even(trained / "even/two")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cgsaliency.core.errors import BadInput
-from cgsaliency.data.flickr30k import PARTS, entities_files, load_flickr30k, parse_annotation, parse_sentence, read_splits, refuse_seen, splits_of_json
+from cgsaliency.core.records import PARTS
+from cgsaliency.data.flickr30k import entities_files, load_flickr30k, parse_annotation, parse_sentence, read_splits, refuse_seen, splits_of_json
 from cgsaliency.data.frames import read_picture
 from cgsaliency.models.backbone import Backbone
 from cgsaliency.models.descriptors import Describer
@@ -62,7 +63,7 @@ def test_a_broken_file_is_named_or_left_out_and_listed(copy, fault):
     rest = load_flickr30k(copy, "train", broken="skip")
     assert rest.records == whole.records[1:]
     assert [id for id, _ in rest.skipped] == [whole.records[0].id] and says in rest.skipped[0][1]
-    assert "1 of 8 train pictures left out" in rest.footnote and file.name in rest.footnote
+    assert "1 of 8 train records left out" in rest.footnote and file.name in rest.footnote
 
 
 def test_captions_that_are_cut_off_are_refused(copy):

@@ -2,7 +2,8 @@
 import hashlib
 from pathlib import Path
 
-from cgsaliency.data.flickr30k import PARTS, load_flickr30k
+from cgsaliency.core.records import PARTS
+from cgsaliency.data.flickr30k import load_flickr30k
 from cgsaliency.data.toybox import make_flickr30k
 from cgsaliency.evaluate.pointing import CATEGORIES, questions_of
 

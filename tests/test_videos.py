@@ -3,7 +3,7 @@ from collections import Counter
 
 from cgsaliency.data.frames import evenly, read_frames
 from cgsaliency.data.msrvtt import part_of, read_msrvtt
-from cgsaliency.data.msvd import PARTS, read_mapping
+from cgsaliency.data.msvd import NUMBERS, read_mapping
 
 
 def test_msrvtt_official_counts(shared_data):
@@ -14,7 +14,7 @@ def test_msrvtt_official_counts(shared_data):
 
 def test_msvd_official_mapping(shared_data):
     numbers = read_mapping(shared_data / "msvd/captions/youtube_video_to_id_mapping.txt")
-    assert sorted(numbers.values()) == [number for part in PARTS.values() for number in part]
+    assert sorted(numbers.values()) == [number for part in NUMBERS.values() for number in part]
 
 
 def test_real_clips_give_the_frames_asked_for(shared_data):

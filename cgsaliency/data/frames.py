@@ -41,7 +41,7 @@ def read_picture(
 def picture_of(
     picture: Image.Image,  # RGB, of any size: a copy of the annotated picture
     view: View,            # which rectangle becomes the input
-    filter: Image.Resampling = Image.Resampling.LANCZOS,
+    filter: Image.Resampling = Image.Resampling.LANCZOS,  # that resizes the rectangle to the input
 ) -> Tensor:
     "The network's input, 3 × input_height × input_width, in [0, 1]."
     across, down = picture.width / view.picture_width, picture.height / view.picture_height
@@ -76,7 +76,7 @@ class Clip:
     indices: tuple[int, ...]         # of these frames among all
     total: int                       # frames of the video
     width: int                       # pixels
-    height: int
+    height: int                      # pixels
 
 def _decoded(path: Path) -> Iterator[tuple[float | None, av.VideoFrame]]:
     "Time stamps, seconds, and frames of the first video stream. Raises BadInput for what cannot be decoded to the end."

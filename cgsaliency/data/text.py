@@ -32,8 +32,8 @@ UNKNOWN = "<unk>"
 @dataclass(frozen=True)
 class Vocabulary:
     "Words by index, with how often the training captions have them; index 0 ends a sentence."
-    words: tuple[str, ...]
-    counts: tuple[int, ...]
+    words: tuple[str, ...]   # V words; the first is the sentence's end
+    counts: tuple[int, ...]  # V counts, ≥ 1; of the end the number of sentences
 
     @classmethod
     def of(
@@ -95,8 +95,8 @@ class Vocabulary:
 
 # %% ../../nbs/data/text.ipynb #458ec0cf
 def save_vocabulary(
-    vocabulary: Vocabulary,
-    path: Path,  # of the JSON file
+    vocabulary: Vocabulary,  # its words and counts are written
+    path: Path,              # of the JSON file
 ) -> Path:
     "The path of the file, written whole."
     return write_json(path, {"words": vocabulary.words, "counts": vocabulary.counts})

@@ -19,8 +19,8 @@ from ..core.errors import BadInput
 from ..core.records import Phrase, Record, Sentence
 from .films import Film, imagine_film, narrate
 from .frames import write_video
-from .msrvtt import PARTS as MSRVTT_PARTS, part_of
-from .msvd import PARTS as MSVD_PARTS
+from .msrvtt import NUMBERS as MSRVTT_PARTS, part_of
+from .msvd import NUMBERS as MSVD_PARTS
 from .scenes import draw
 from .toybox import already_made
 

@@ -68,10 +68,10 @@ def correctness_rows(
             explanation = explain(record, number)
             for phrase in asked:
                 mask = crop_mask(crop_boxes(phrase.box_tensor(), record.width, record.height))
-                maps = [merged(explanation, phrase.span)] if words == "sum" else [explanation[k] for k in range(phrase.start, phrase.stop)]
-                found = [float(resized(distribution(one).saliency[0, 0])[mask].sum()) for one in maps]
+                candidates = [merged(explanation, phrase.span)] if words == "sum" else [explanation[k] for k in range(phrase.start, phrase.stop)]
+                masses = [float(resized(distribution(one).saliency[0, 0])[mask].sum()) for one in candidates]
                 rows.append({"record": record.id, "sentence": number, "start": phrase.start, "stop": phrase.stop, "phrase": " ".join(sentence.words_of(phrase)), "chain": phrase.chain,
-                             "categories": "/".join(categories_of(phrase)), "mass": max(found), "uniform": float(mask.double().mean())})
+                             "categories": "/".join(categories_of(phrase)), "mass": max(masses), "uniform": float(mask.double().mean())})
     rows = [row for row in rows if 0 < row["mass"] < 1 and 0 < row["uniform"] < 1]
     if not rows: raise BadInput("attention correctness", "no phrase was judged", "Check that the records have phrases with boxes")
     return pd.DataFrame(rows)

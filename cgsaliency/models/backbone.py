@@ -39,14 +39,18 @@ class ToyNet(nn.Module):
         self.features = nn.Sequential(*steps)
         self.classifier = nn.Linear(width, words)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(
+        self,
+        pictures: Tensor,  # B × 3 × H × W, normalised, sides of 16 pixels or more
+    ) -> Tensor:           # B × words
+        "Scores of each picture, the mean of the map through one linear layer."
         return self.classifier(self.features(pictures.contiguous(memory_format=torch.channels_last)).mean((2, 3)))
 
 # %% ../../nbs/models/backbone.ipynb #2253a299
 @dataclass(frozen=True)
 class Network:
     "What is to be known about an architecture."
-    build: Callable[..., nn.Module]
+    build: Callable[..., nn.Module]  # makes the network with random weights; takes the sizes that a Backbone is given
     layer: str                       # its usual feature map, a name of torchvision's
     size: int                        # side of its usual input, pixels
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)   # of the channels, subtracted
@@ -166,11 +170,18 @@ class Backbone(nn.Module):
         cells = self._output(height, width)[1:]
         return grid_of(self.trunk, *cells, height, width) if cells else None
 
-    def train(self, mode: bool = True) -> "Backbone":
+    def train(
+        self,
+        mode: bool = True,  # asked for by whoever trains a model around it; without effect
+    ) -> "Backbone":
         "The backbone, in evaluation mode whatever is asked: it is frozen."
         return super().train(False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(
+        self,
+        pictures: Tensor,  # B × 3 × H × W in [0, 1]
+    ) -> Tensor:           # B × D × rows × columns, or what the layer gives
+        "The layer's values. Raises BadInput for pictures of another shape or kind of number."
         if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
             raise BadInput("pictures", f"are {pictures.dtype} of shape {tuple(pictures.shape)}; expected floating ones, B × 3 × H × W in [0, 1]", "Read them with data.frames.pictures_of")
         return self.trunk((pictures - self.mean) / self.std)["map"]

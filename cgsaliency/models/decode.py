@@ -18,16 +18,23 @@ from ..core.errors import BadInput
 class Speaker(Protocol):
     "A captioner that can be decoded. A state is a tuple of tensors whose first dimension is the batch."
 
-    def begin(self, values: Tensor) -> tuple[Tensor, ...]:
-        "The state after seeing B × m × D descriptors."
+    def begin(
+        self,
+        values: Tensor,             # B × m × D descriptors
+    ) -> tuple[Tensor, ...]:
+        "The state after seeing the descriptors."
 
-    def advance(self, state: tuple[Tensor, ...], word: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        "log p of the next word, B × V, and the state after `word` (B indices; None before the first)."
+    def advance(
+        self,
+        state: tuple[Tensor, ...],  # of `begin`, or of the call before
+        word: Tensor | None,        # B indices of the words said last; None before the first
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # B × V log-probabilities, nats; the state after the word
+        "log p of every next word, and the state from which to ask on."
 
 # %% ../../nbs/models/decode.ipynb #ccb7974f
 @torch.inference_mode()
 def beam_search(
-    model: Speaker,
+    model: Speaker,       # asked at rest, and left as it was
     values: Tensor,       # B × m × D descriptors
     beam: int = 5,        # beginnings that are kept, 1 or more
     max_words: int = 24,  # longest sentence, without its end
@@ -57,7 +64,7 @@ def beam_search(
     return [[w for w in row if w] for row in words[:, 0].tolist()], logs[:, 0]
 
 def greedy(
-    model: Speaker,
+    model: Speaker,       # asked at rest, and left as it was
     values: Tensor,       # B × m × D descriptors
     max_words: int = 24,  # longest sentence, without its end
 ) -> tuple[list[list[int]], Tensor]:  # B sentences as word indices without the end; B log-probabilities, nats

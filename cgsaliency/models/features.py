@@ -40,9 +40,9 @@ CODEC = ZstdCodec(level=1, checksum=True)
 
 def open_array(
     path: Path,               # of a zarr array
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dtype: str,
+    shape: tuple[int, ...],   # of the whole array
+    chunks: tuple[int, ...],  # shape of what is written at once, a file each
+    dtype: str,               # such as 'float16'
 ) -> zarr.Array:
     "The array at the path, made where there is none. Raises BadInput for one that cannot be opened or is another."
     fault = None
@@ -80,11 +80,17 @@ class FeatureStore:
         self._array = open_array(self.folder / "features.zarr", (len(self.ids), *self.shape), (block, *self.shape), "float16")
         self._marks = open_array(self.folder / "done.zarr", (-(-len(self.ids) // block),), (1,), "bool")
 
-    def file(self, k: int) -> Path:
+    def file(
+        self,
+        k: int,  # from 0
+    ) -> Path:
         "The file of block k."
         return self.folder / "features.zarr" / self._array.metadata.encode_chunk_key((int(k), *(0 for _ in self.shape)))
 
-    def names(self, k: int) -> list[str]:
+    def names(
+        self,
+        k: int,  # from 0
+    ) -> list[str]:
         "The pictures of block k."
         return list(self.ids[k * self.block:(k + 1) * self.block])
 

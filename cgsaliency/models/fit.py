@@ -27,12 +27,12 @@ from .weights import load_weights
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
-    epochs: int = 10
+    epochs: int = 10                   # times that each item is seen, ≥ 1
     batch_size: int = 100              # items
     learning_rate: float = 5e-4        # the largest, of Adam
     schedule: str = "constant"         # or 'one-cycle': up over the first tenth, then down along a cosine to zero
     clip: float | None = None          # largest norm of the gradient
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0          # L2 penalty of Adam, ≥ 0
     seed: int = 0                      # of the order of the items and of dropout
 
     def __post_init__(self):
@@ -43,8 +43,11 @@ class Recipe:
             if not (value is None and name == "clip") and not value > 0:
                 raise BadInput("recipe", f"{name} is {value!r}; expected more than 0", "Correct it" + (", or give None for no clipping" if name == "clip" else ""))
 
-    def rate(self, done: float) -> float:
-        "The learning rate when the share `done` in [0, 1] of all steps is over."
+    def rate(
+        self,
+        done: float,  # share of all steps that is over, in [0, 1]
+    ) -> float:
+        "The learning rate of the next step."
         if self.schedule == "constant": return self.learning_rate
         if done < 0.1: return self.learning_rate * (0.1 + 9 * done)
         return self.learning_rate * (1 + torch.cos(torch.tensor(torch.pi * (done - 0.1) / 0.9)).item()) / 2
@@ -53,7 +56,14 @@ class Recipe:
 class Batches:
     "Batches of item numbers of one epoch, from a step on."
 
-    def __init__(self, items: int, batch_size: int, seed: int, epoch: int, start: int = 0):
+    def __init__(
+        self,
+        items: int,       # number of items, ≥ 1
+        batch_size: int,  # items; all of them where there are fewer
+        seed: int,        # of the training
+        epoch: int,       # from 0
+        start: int = 0,   # batches that are done and left out
+    ):
         self.batch_size = min(batch_size, items)
         order = torch.randperm(items, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         self.batches = list(order[:items // self.batch_size * self.batch_size].view(-1, self.batch_size))[start:]
@@ -69,17 +79,19 @@ def random_states() -> dict[str, Tensor]:
     "The states of torch's random generators, bytes: of the CPU, and of the current CUDA device where there is one."
     return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}
 
-def set_random_states(states: dict[str, Tensor]) -> None:
+def set_random_states(
+    states: dict[str, Tensor],  # of `random_states`; CUDA's is left out where there is no such device
+) -> None:
     "Nothing; torch's generators go on from these states."
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available(): torch.cuda.set_rng_state(states["cuda"])
 
 # %% ../../nbs/models/fit.ipynb #520f1a10
 def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    progress: dict,  # what JSON knows: epoch, step, history, settings
+    path: Path,                        # of the safetensors file
+    model: nn.Module,                  # its weights and buffers are kept
+    optimiser: torch.optim.Optimizer,  # its moments are kept
+    progress: dict,                    # what JSON knows: epoch, step, history, settings
 ) -> None:
     "Nothing; writes weights, optimiser, random states and progress to one safetensors file, whole. Raises BadInput for weights that are not finite."
     _refuse_not_finite(path, model, progress)
@@ -100,12 +112,12 @@ def _save(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None 
 
 # %% ../../nbs/models/fit.ipynb #6cd5b39e
 def load_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    settings: dict | None = None,  # refused where the file's are others; None accepts any
+    path: Path,                        # of `save_checkpoint`
+    model: nn.Module,                  # is given the weights
+    optimiser: torch.optim.Optimizer,  # of the model's parameters; is given the moments
+    settings: dict | None = None,      # refused where the file's are others; None accepts any
 ) -> dict:
-    "The progress in the file; model, optimiser and random states are as they were. Raises BadInput for a file that is not whole, or of other settings or another model."
+    "The progress in the file; model, optimiser and random numbers go on from there. Raises BadInput for a file that is not whole, or of other settings or another model."
     try:
         with safe_open(path, "pt") as file:
             progress, tensors = json.loads(file.metadata()["progress"]), {name: file.get_tensor(name) for name in file.keys()}
@@ -131,11 +143,11 @@ def _refuse_other(checkpoint: Path, before: dict, now: dict) -> None:
 
 # %% ../../nbs/models/fit.ipynb #8f691c1a
 def all_settings(
-    recipe: Recipe,
-    items: int,
-    better: str,           # 'lower' or 'higher'
+    recipe: Recipe,        # each of its numbers is a setting
+    items: int,            # number of training items
+    better: str,           # 'lower' or 'higher': which score is better
     settings: dict,        # of the caller, as JSON can hold them; paths become strings
-    processes: int = 1,
+    processes: int = 1,    # that train together
 ) -> dict:
     "Everything that decides a training's result, as JSON gives it back. Raises BadInput for a setting that contradicts the recipe."
     own = {"items": items, "better": better, **vars(recipe), **({"processes": processes} if processes > 1 else {})}
@@ -218,7 +230,7 @@ def fit(
     loss: Callable[[nn.Module, Any], Tensor],   # of a batch, its mean over the items
     items: int,                                 # number of training items
     folder: Path,                               # for best, last, checkpoint and history
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = Recipe(),                  # epochs, batches, learning rate and seed
     score: Callable[[nn.Module], float] | None = None,  # after each epoch, on validation data; the training loss without
     better: str = "lower",                      # or 'higher': which score is better
     batch: Callable[[Tensor], Any] = lambda indices: indices,  # from item numbers to what `loss` takes
