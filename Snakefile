@@ -34,7 +34,7 @@ def code(section: str) -> list[str]:
 def chosen(section: str) -> str: return str(read_scale(Path(SCALE), section))
 def made(*names: str) -> list[str]: return [f"{ARTIFACTS}/{name}.json" for name in names]
 def pages(section: str) -> list[str]: return [f"{REPORTS}/{section}.ipynb", f"{REPORTS}/{section}.html"]
-def table(section: str) -> list[str]: return [f"{REPORTS}/{section}.csv", f"{REPORTS}/{section}.rows.parquet"]
+def table(section: str) -> list[str]: return [f"{REPORTS}/{section}.{ending}" for ending in ("csv", "rows.parquet", "claims.csv")]
 def pictures(*names: str) -> list[str]: return [f"{REPORTS}/{name}.{ending}" for name in names for ending in ("png", "pdf")]
 
 
@@ -44,6 +44,7 @@ def run(section: str) -> str:
 
 
 DATA_MADE = made("data") if DRAWN else []
+FILMS = made("cgvs/films") if "cgvs/films" in SECTIONS else []   # captioners of films, where the data have any
 
 rule all:
     input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS]
@@ -91,6 +92,56 @@ rule cgvs_table2:
     params: chosen("cgvs/table2")
     threads: workflow.cores
     shell: run("cgvs/table2")
+
+rule cgvs_table3:
+    input: code("cgvs/table3"), DATA_MADE, made("cgvs/backbone", "cgvs/crops"), FILMS
+    output: pages("cgvs/table3"), table("cgvs/table3"), pictures("cgvs/table3")
+    params: chosen("cgvs/table3")
+    threads: workflow.cores
+    shell: run("cgvs/table3")
+
+rule cgvs_figure1:
+    input: code("cgvs/figure1"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner"), FILMS
+    output: pages("cgvs/figure1"), pictures("cgvs/figure1a", *(["cgvs/figure1b"] if FILMS else []))
+    params: chosen("cgvs/figure1")
+    threads: workflow.cores
+    shell: run("cgvs/figure1")
+
+rule cgvs_figure3:
+    input: code("cgvs/figure3"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
+    output: pages("cgvs/figure3"), pictures("cgvs/figure3")
+    params: chosen("cgvs/figure3")
+    threads: workflow.cores
+    shell: run("cgvs/figure3")
+
+rule cgvs_figure4:
+    input: code("cgvs/figure4"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
+    output: pages("cgvs/figure4"), pictures("cgvs/figure4")
+    params: chosen("cgvs/figure4")
+    threads: workflow.cores
+    shell: run("cgvs/figure4")
+
+rule cgvs_claims:
+    input: code("cgvs/claims"), [f"{REPORTS}/cgvs/{name}.claims.csv" for name in read_scale(Path(SCALE), "cgvs/claims")["tables"]], sorted(map(str, Path("benchmarks/results").glob("*.csv")))
+    output: pages("cgvs/claims"), f"{REPORTS}/cgvs/claims.csv", pictures("cgvs/claims")
+    params: chosen("cgvs/claims")
+    threads: workflow.cores
+    shell: run("cgvs/claims")
+
+if FILMS:
+    rule cgvs_films:
+        input: code("cgvs/films"), DATA_MADE, made("cgvs/backbone")
+        output: pages("cgvs/films"), FILMS
+        params: chosen("cgvs/films")
+        threads: workflow.cores
+        shell: run("cgvs/films")
+
+    rule cgvs_figure5:
+        input: code("cgvs/figure5"), DATA_MADE, made("cgvs/backbone"), FILMS
+        output: pages("cgvs/figure5"), pictures("cgvs/figure5", "cgvs/figure5b"), [f"{REPORTS}/cgvs/figure5.{ending}" for ending in ("gif", "mp4", "csv", "rows.parquet")]
+        params: chosen("cgvs/figure5")
+        threads: workflow.cores
+        shell: run("cgvs/figure5")
 
 if "cgvs/protocol" in SECTIONS:
     rule cgvs_protocol:
