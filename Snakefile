@@ -134,28 +134,28 @@ if FILMS:
         input: code("cgvs/films"), DATA_MADE, made("cgvs/backbone")
         output: pages("cgvs/films"), FILMS
         params: chosen("cgvs/films")
-            threads: THREADS
-            shell: run("cgvs/films")
+        threads: THREADS
+        shell: run("cgvs/films")
 
     rule cgvs_figure5:
         input: code("cgvs/figure5"), DATA_MADE, made("cgvs/backbone"), FILMS
         output: pages("cgvs/figure5"), pictures("cgvs/figure5", "cgvs/figure5b"), [f"{REPORTS}/cgvs/figure5.{ending}" for ending in ("gif", "mp4", "csv", "rows.parquet")]
         params: chosen("cgvs/figure5")
-            threads: THREADS
-            shell: run("cgvs/figure5")
+        threads: THREADS
+        shell: run("cgvs/figure5")
 
 if "cgvs/protocol" in SECTIONS:
     rule cgvs_protocol:
         input: code("cgvs/protocol"), DATA_MADE
         output: pages("cgvs/protocol"), f"{REPORTS}/cgvs/protocol.csv"
         params: chosen("cgvs/protocol")
-            threads: THREADS
-            shell: run("cgvs/protocol")
+        threads: THREADS
+        shell: run("cgvs/protocol")
 
 if "cgvs/limits" in SECTIONS:
     rule cgvs_limits:
         input: code("cgvs/limits"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
         output: pages("cgvs/limits"), f"{REPORTS}/cgvs/limits.csv", pictures("cgvs/limits")
         params: chosen("cgvs/limits")
-            threads: THREADS
-            shell: run("cgvs/limits")
+        threads: THREADS
+        shell: run("cgvs/limits")

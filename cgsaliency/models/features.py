@@ -13,6 +13,7 @@ from typing import Callable, Sequence
 import numpy as np
 import torch
 import zarr
+from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 from zarr.codecs import ZstdCodec
@@ -74,11 +75,14 @@ class FeatureStore:
         if twice is not None: raise BadInput("features", f"picture '{twice}' is listed twice", "List each picture once")
         key = {**key, "shape": list(self.shape), "block": block, "pictures": digest(list(ids))}
         self.folder = Path(folder) / digest(key)[:16]
-        if not (self.folder / "key.json").exists(): write_json(self.folder / "key.json", key)
-        elif read_json(self.folder / "key.json") != json.loads(json.dumps(key, default=str)):
-            raise BadInput(self.folder / "key.json", "is not the key of this store", f"Delete the folder {self.folder}, it is made again")
-        self._array = open_array(self.folder / "features.zarr", (len(self.ids), *self.shape), (block, *self.shape), "float16")
-        self._marks = open_array(self.folder / "done.zarr", (-(-len(self.ids) // block),), (1,), "bool")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / ".lock")
+        with self._lock:
+            if not (self.folder / "key.json").exists(): write_json(self.folder / "key.json", key)
+            elif read_json(self.folder / "key.json") != json.loads(json.dumps(key, default=str)):
+                raise BadInput(self.folder / "key.json", "is not the key of this store", f"Delete the folder {self.folder}, it is made again")
+            self._array = open_array(self.folder / "features.zarr", (len(self.ids), *self.shape), (block, *self.shape), "float16")
+            self._marks = open_array(self.folder / "done.zarr", (-(-len(self.ids) // block),), (1,), "bool")
 
     def file(
         self,
@@ -111,13 +115,14 @@ class FeatureStore:
         progress: bool = True,                    # whether a progress bar is shown
     ) -> "FeatureStore":
         "The store with every block written; only missing ones are extracted. Raises BadInput as `half_precision` does."
-        missing = np.flatnonzero(~self.done)
-        for k in tqdm(missing, desc="features", disable=not progress or not len(missing)):
-            names = self.names(k)
-            with torch.inference_mode(): values = half_precision(describe(names), names, self.shape)
-            self._array[k * self.block:k * self.block + len(names)] = values
-            self._marks[k] = True
-            self._loaded = None
+        with self._lock:                          # of two processes that want the same features one extracts, the other waits
+            missing = np.flatnonzero(~self.done)
+            for k in tqdm(missing, desc="features", disable=not progress or not len(missing)):
+                names = self.names(k)
+                with torch.inference_mode(): values = half_precision(describe(names), names, self.shape)
+                self._array[k * self.block:k * self.block + len(names)] = values
+                self._marks[k] = True
+                self._loaded = None
         return self
 
     def in_memory(self) -> Tensor:
