@@ -34,8 +34,8 @@ def read_descriptions(
             found.setdefault(name, []).append(sentence.strip())
     elif table.is_file():
         columns = ["VideoID", "Start", "End", "Language", "Description"]
-        try: rows = pd.read_csv(table, usecols=columns, dtype=str, keep_default_na=False)[columns].fillna("")
-        except (ValueError, UnicodeDecodeError) as error: raise BadInput(table, f"cannot be read ({' '.join(str(error).split())})", remedy) from None
+        try: rows = pd.read_csv(table, dtype=str, keep_default_na=False)[columns].fillna("")
+        except (ValueError, KeyError) as error: raise BadInput(table, f"cannot be read ({' '.join(str(error).split())})", remedy) from None
         for number, (video, start, end, language, sentence) in enumerate(rows.itertuples(index=False), 2):
             if not language and not sentence: raise BadInput(f"{table}, row {number}", "has neither Language nor Description", remedy)
             if language != "English" or not sentence.strip(): continue
