@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'meteor', 'tokenised', 'caption_scores']
 
 # %% ../../nbs/evaluate/captions.ipynb #1432993d
 import os, shutil, tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Iterator, Mapping, Sequence
 
@@ -42,7 +42,8 @@ def _meteor() -> Iterator[Meteor]:
     finally:
         scorer.meteor_p.kill()
         scorer.meteor_p.wait()
-        for stream in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr): stream.close()
+        for stream in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
+            with suppress(BrokenPipeError): stream.close()     # closed all the same; what was not sent is not wanted any more
         scorer.__class__ = type("Ended", (), {})   # the package's own __del__ would write to the closed process
 
 def _refuse_unscorable(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
