@@ -2,10 +2,12 @@
 
 Writes into reports/ and artifacts/ of the project, which must not hold the scale yet.
 """
-import argparse, csv, datetime, os, platform, subprocess, sys, time
+import argparse, os, platform, subprocess, sys, time
 from pathlib import Path
 
 import psutil
+
+from measure import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,11 +35,6 @@ if __name__ == "__main__":
         peak = max(peak, memory_of(process))
         time.sleep(0.5)
     if running.returncode: sys.exit(running.returncode)
-    where, today = f"{platform.machine()} CPU, {os.cpu_count()} cores", datetime.date.today().isoformat()
-    out = ROOT / "benchmarks/results/reproduce.csv"
-    kept = [row for row in csv.reader(out.open()) if row[0] != "name" and not (row[0].startswith(f"{given.scale}:") and row[4] == where)] if out.is_file() else []
-    rows = [(f"{given.scale}: make reproduce from nothing, after the installation", f"{time.monotonic() - start:.0f}", "s", "", where, today),
-            (f"{given.scale}: largest memory of all processes", f"{peak / 2 ** 30:.2f}", "GiB", "", where, today)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file: csv.writer(file, lineterminator="\n").writerows([("name", "value", "unit", "relative_to", "machine", "date"), *kept, *rows])
-    for row in rows: print("  ".join(row[:3]))
+    write_rows(ROOT / "benchmarks/results/reproduce.csv", f"{platform.machine()} CPU, {os.cpu_count()} cores", [
+        (f"{given.scale}: make reproduce from nothing, after the installation", round(time.monotonic() - start), "s", ""),
+        (f"{given.scale}: largest memory of all processes", round(peak / 2 ** 30, 2), "GiB", "")], prefix=f"{given.scale}:")

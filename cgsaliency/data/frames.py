@@ -78,27 +78,44 @@ class Clip:
     width: int                       # pixels
     height: int                      # pixels
 
+def _stated_bytes(path: Path) -> int:
+    "Where the file must reach by its own account: the end of the last outermost chunk of an AVI or MP4 file; 0 for other files."
+    with open(path, "rb") as file:
+        head, end = file.read(12), 0
+        if head[:4] == b"RIFF": return int.from_bytes(head[4:8], "little") + 8
+        while head[4:8].isalnum() and (end or head[4:8] == b"ftyp"):
+            size = int.from_bytes(head[:4], "big")
+            if size == 1: size = int.from_bytes(head[8:16], "big")
+            if size == 0: break                                       # up to the end of the file, wherever that is
+            end += size
+            file.seek(end)
+            head = file.read(16)
+    return end
+
 def _decoded(path: Path) -> Iterator[tuple[float | None, av.VideoFrame]]:
     "Time stamps, seconds, and frames of the first video stream. Raises BadInput for what cannot be decoded to the end."
     if not Path(path).is_file(): raise BadInput(path, "there is no such video", "Fetch the data set's videos, or correct the path")
-    remedy = "Fetch the file again"
+    remedy, there, stated = "Fetch the file again", Path(path).stat().st_size, _stated_bytes(path)
+    if stated > there: raise BadInput(path, f"is cut off: it has {there:,} of {stated:,} bytes", remedy)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video: raise BadInput(path, "holds no video stream", remedy)
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
             for frame in container.decode(stream): yield frame.time, frame
+    except BadInput: raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise BadInput(path, f"cannot be decoded whole ({error})", remedy) from None
+        raise BadInput(path, f"cannot be decoded whole ({getattr(error, 'strerror', None) or error})", remedy) from None
 
 def video_times(
     path: Path,  # of a video file
 ) -> tuple[float, ...]:
-    "Times of all frames, seconds from the first. Raises BadInput for a video that is missing, cannot be decoded or has no frame."
+    "Times of all frames, ascending, seconds from the first. Raises BadInput for a video that is missing, cannot be decoded or has no frame."
     stamps = [stamp for stamp, _ in _decoded(path)]
     if not stamps: raise BadInput(path, "has no frame", "Fetch the file again, or leave the video out")
     if any(stamp is None for stamp in stamps): return tuple(k / 25 for k in range(len(stamps)))   # streams without time stamps are played at 25 frames a second
-    return tuple(stamp - stamps[0] for stamp in stamps)
+    first, *_ = stamps = sorted(stamps)
+    return tuple(stamp - first for stamp in stamps)
 
 def video_size(
     path: Path,  # of a video file

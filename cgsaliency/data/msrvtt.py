@@ -39,13 +39,17 @@ def parse_msrvtt(
     captions: dict[str, dict[int, str]] = {}
     for number, video in enumerate(content["videos"]):
         name = video.get("video_id") if isinstance(video, dict) else None
-        if name is None: raise BadInput(f"{where}, video {number}", "has no field 'video_id'", remedy)
+        if not isinstance(name, str): raise BadInput(f"{where}, video {number}", "has no field 'video_id' with a name", remedy)
         if name in captions: raise BadInput(f"{where}, video {number}", f"'{name}' is listed twice", remedy)
         captions[name] = {}
     for number, sentence in enumerate(content["sentences"]):
-        try: name, order, text = sentence["video_id"], int(sentence["sen_id"]), str(sentence["caption"])
-        except (KeyError, TypeError, ValueError) as error: raise BadInput(f"{where}, sentence {number}", f"field 'video_id', 'sen_id' or 'caption' is not as expected ({error!r})", remedy) from None
-        if name not in captions: raise BadInput(f"{where}, sentence {number}", f"speaks of '{name}', which is not among its videos", remedy)
+        place = f"{where}, sentence {number}"
+        for field, kind in (("video_id", str), ("sen_id", int), ("caption", str)):
+            if not isinstance(sentence, dict) or not isinstance(sentence.get(field), kind): raise BadInput(place, f"field '{field}' is missing or no {'number' if kind is int else 'text'}", remedy)
+        name, order, text = sentence["video_id"], sentence["sen_id"], sentence["caption"]
+        if name not in captions: raise BadInput(place, f"speaks of '{name}', which is not among its videos", remedy)
+        if order in captions[name]: raise BadInput(place, f"'{name}' has another sentence with sen_id {order}", remedy)
+        if not text.strip(): raise BadInput(place, "field 'caption' is empty", remedy)
         captions[name][order] = text
     silent = [name for name, own in captions.items() if not own]
     if silent: raise BadInput(where, f"{len(silent)} clips have no sentence, such as {silent[0]}", remedy)

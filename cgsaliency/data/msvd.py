@@ -34,13 +34,14 @@ def read_descriptions(
             found.setdefault(name, []).append(sentence.strip())
     elif table.is_file():
         columns = ["VideoID", "Start", "End", "Language", "Description"]
-        try: rows = pd.read_csv(table, usecols=columns, dtype={"VideoID": str, "Description": str}, keep_default_na=False, na_values=[""])
-        except (ValueError, UnicodeDecodeError) as error: raise BadInput(table, f"cannot be read ({' '.join(str(error).split())})", remedy) from None
-        rows = rows[(rows.Language == "English") & rows.Description.notna()]
-        for row in rows.itertuples():
-            try: name = f"{row.VideoID}_{int(row.Start)}_{int(row.End)}"
-            except ValueError: raise BadInput(f"{table}, row {row.Index + 2}", f"Start or End is no whole number: {row.Start!r}, {row.End!r}", remedy) from None
-            found.setdefault(name, []).append(row.Description.strip())
+        try: rows = pd.read_csv(table, dtype=str, keep_default_na=False)[columns].fillna("")
+        except (ValueError, KeyError) as error: raise BadInput(table, f"cannot be read ({' '.join(str(error).split())})", remedy) from None
+        for number, (video, start, end, language, sentence) in enumerate(rows.itertuples(index=False), 2):
+            if not language and not sentence: raise BadInput(f"{table}, row {number}", "has neither Language nor Description", remedy)
+            if language != "English" or not sentence.strip(): continue
+            if not (video and start.isdecimal() and end.isdecimal()):
+                raise BadInput(f"{table}, row {number}", f"VideoID, Start and End are {video!r}, {start!r}, {end!r}; expected a name and two whole numbers", remedy)
+            found.setdefault(f"{video}_{start}_{end}", []).append(sentence.strip())
     else: raise BadInput(folder, "holds neither AllVideoDescriptions.txt nor 'MSR Video Description Corpus.csv'", "Fetch MSVD's descriptions")
     if not found: raise BadInput(folder, "has no English sentence", remedy)
     return {name: tuple(sentences) for name, sentences in found.items()}
@@ -79,10 +80,11 @@ def _clips(root: Path, part: str) -> Iterator[tuple[str, Callable[[], Record]]]:
     strange = sorted(sentences.keys() - numbers.keys())
     if strange: raise BadInput(mapping, f"lacks {len(strange)} clips that have sentences, such as {strange[0]}", "Fetch the mapping that belongs to the descriptions")
     for name in sorted((name for name in numbers if numbers[name] in NUMBERS[part]), key=numbers.get):
-        yield name, partial(_clip, f"vid{numbers[name]}", root / "YouTubeClips" / f"{name}.avi", sentences.get(name, ()))
+        yield name, partial(_clip, root, name, f"vid{numbers[name]}", sentences.get(name, ()))
 
-def _clip(id: str, path: Path, sentences: tuple[str, ...]) -> Record:
-    if not sentences: raise BadInput(f"MSVD clip {path.stem}", "has no English sentence", "Fetch the descriptions again, or leave it out with broken='skip'")
-    width, height = video_size(path)
+def _clip(root: Path, name: str, id: str, sentences: tuple[str, ...]) -> Record:
     words = [tuple("".join(letter for letter in text.lower() if letter.isalnum() or letter in " '-").split()) for text in sentences]
+    if not any(words): raise BadInput(f"{root}, descriptions of clip {name} ({id})", "there is no English sentence", "Fetch the descriptions again, or leave the clip out with broken='skip'")
+    path = root / "YouTubeClips" / f"{name}.avi"
+    width, height = video_size(path)
     return Record(id, path, width, height, tuple(Sentence(own) for own in words if own))
