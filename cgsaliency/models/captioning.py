@@ -139,6 +139,7 @@ def train_captioner(
     def batch(numbers: Tensor) -> tuple[Tensor, ...]:
         return values[numbers].float().to(device), said[numbers].to(device), *(one[numbers].float().to(device) for one in more)
     decides = {"kind": kind.__name__, "sizes": sizes, "vocabulary": digest(vocabulary.words), "captions": digest(captions.numpy().tobytes()), **(settings or {})}
+    if more: decides["more"] = [digest(one.numpy().tobytes()) for one in more]
     history = fit(model, loss, len(values), folder, recipe, score, better, batch, decides, progress=progress)
     write_json(folder / "sizes.json", sizes)
     save_vocabulary(vocabulary, folder / "vocabulary.json")
