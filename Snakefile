@@ -11,7 +11,6 @@ SCALE = f"nbs/papers/scales/{NAME}.yaml"
 if not Path(SCALE).is_file(): raise WorkflowError(f"there is no scale '{NAME}': choose one of {', '.join(sorted(path.stem for path in Path(SCALE).parent.glob('*.yaml')))}")
 SECTIONS = [name for name in yaml.safe_load(Path(SCALE).read_text()) if name != "all"]
 ARTIFACTS, REPORTS = f"{config.get('artifacts', 'artifacts')}/{NAME}", f"{config.get('reports', 'reports')}/{NAME}"
-THREADS = read_scale(Path(SCALE), SECTIONS[0])["threads"]
 DRAWN = "toybox" in SECTIONS
 DATA = f"{ARTIFACTS}/data" if DRAWN else str(config.get("data") or "")
 if DRAWN and config.get("data"): raise WorkflowError(f"scale {NAME} draws its own data: leave DATA out, or choose SCALE=sample or SCALE=paper")
@@ -32,6 +31,7 @@ def code(section: str) -> list[str]:
     return sorted(found)
 
 
+def threads_of(section: str) -> int: return read_scale(Path(SCALE), section)["threads"] if section in SECTIONS else 1
 def chosen(section: str) -> str: return str(read_scale(Path(SCALE), section))
 def made(*names: str) -> list[str]: return [f"{ARTIFACTS}/{name}.json" for name in names]
 def pages(section: str) -> list[str]: return [f"{REPORTS}/{section}.ipynb", f"{REPORTS}/{section}.html"]
@@ -56,77 +56,77 @@ rule toybox:
     input: code("toybox")
     output: pages("toybox"), made("data")
     params: chosen("toybox") if DRAWN else ""
-    threads: THREADS
+    threads: threads_of("toybox")
     shell: run("toybox")
 
 rule cgvs_backbone:
     input: code("cgvs/backbone"), DATA_MADE
     output: pages("cgvs/backbone"), made("cgvs/backbone")
     params: chosen("cgvs/backbone")
-    threads: THREADS
+    threads: threads_of("cgvs/backbone")
     shell: run("cgvs/backbone")
 
 rule cgvs_captioner:
     input: code("cgvs/captioner"), DATA_MADE, made("cgvs/backbone")
     output: pages("cgvs/captioner"), made("cgvs/captioner")
     params: chosen("cgvs/captioner")
-    threads: THREADS
+    threads: threads_of("cgvs/captioner")
     shell: run("cgvs/captioner")
 
 rule cgvs_table1:
     input: code("cgvs/table1"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
     output: pages("cgvs/table1"), table("cgvs/table1"), pictures("cgvs/table1", "cgvs/table1_example", "cgvs/table1_heatmaps")
     params: chosen("cgvs/table1")
-    threads: THREADS
+    threads: threads_of("cgvs/table1")
     shell: run("cgvs/table1")
 
 rule cgvs_crops:
     input: code("cgvs/crops"), DATA_MADE, made("cgvs/backbone")
     output: pages("cgvs/crops"), made("cgvs/crops")
     params: chosen("cgvs/crops")
-    threads: THREADS
+    threads: threads_of("cgvs/crops")
     shell: run("cgvs/crops")
 
 rule cgvs_table2:
     input: code("cgvs/table2"), DATA_MADE, made("cgvs/backbone", "cgvs/crops")
     output: pages("cgvs/table2"), table("cgvs/table2"), pictures("cgvs/table2", "cgvs/table2_maps")
     params: chosen("cgvs/table2")
-    threads: THREADS
+    threads: threads_of("cgvs/table2")
     shell: run("cgvs/table2")
 
 rule cgvs_table3:
     input: code("cgvs/table3"), DATA_MADE, made("cgvs/backbone", "cgvs/crops"), FILMS
     output: pages("cgvs/table3"), table("cgvs/table3"), pictures("cgvs/table3")
     params: chosen("cgvs/table3")
-    threads: THREADS
+    threads: threads_of("cgvs/table3")
     shell: run("cgvs/table3")
 
 rule cgvs_figure1:
     input: code("cgvs/figure1"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner"), FILMS
     output: pages("cgvs/figure1"), pictures("cgvs/figure1a", *(["cgvs/figure1b"] if FILMS else []))
     params: chosen("cgvs/figure1")
-    threads: THREADS
+    threads: threads_of("cgvs/figure1")
     shell: run("cgvs/figure1")
 
 rule cgvs_figure3:
     input: code("cgvs/figure3"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
     output: pages("cgvs/figure3"), pictures("cgvs/figure3")
     params: chosen("cgvs/figure3")
-    threads: THREADS
+    threads: threads_of("cgvs/figure3")
     shell: run("cgvs/figure3")
 
 rule cgvs_figure4:
     input: code("cgvs/figure4"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
     output: pages("cgvs/figure4"), pictures("cgvs/figure4")
     params: chosen("cgvs/figure4")
-    threads: THREADS
+    threads: threads_of("cgvs/figure4")
     shell: run("cgvs/figure4")
 
 rule cgvs_claims:
     input: code("cgvs/claims"), [f"{REPORTS}/cgvs/{name}.claims.csv" for name in read_scale(Path(SCALE), "cgvs/claims")["tables"]], sorted(map(str, Path("benchmarks/results").glob("*.csv")))
     output: pages("cgvs/claims"), f"{REPORTS}/cgvs/claims.csv", pictures("cgvs/claims")
     params: chosen("cgvs/claims")
-    threads: THREADS
+    threads: threads_of("cgvs/claims")
     shell: run("cgvs/claims")
 
 if FILMS:
@@ -134,14 +134,14 @@ if FILMS:
         input: code("cgvs/films"), DATA_MADE, made("cgvs/backbone")
         output: pages("cgvs/films"), FILMS
         params: chosen("cgvs/films")
-        threads: THREADS
+        threads: threads_of("cgvs/films")
         shell: run("cgvs/films")
 
     rule cgvs_figure5:
         input: code("cgvs/figure5"), DATA_MADE, made("cgvs/backbone"), FILMS
         output: pages("cgvs/figure5"), pictures("cgvs/figure5", "cgvs/figure5b"), [f"{REPORTS}/cgvs/figure5.{ending}" for ending in ("gif", "mp4", "csv", "rows.parquet")]
         params: chosen("cgvs/figure5")
-        threads: THREADS
+        threads: threads_of("cgvs/figure5")
         shell: run("cgvs/figure5")
 
 if "cgvs/protocol" in SECTIONS:
@@ -149,7 +149,7 @@ if "cgvs/protocol" in SECTIONS:
         input: code("cgvs/protocol"), DATA_MADE
         output: pages("cgvs/protocol"), f"{REPORTS}/cgvs/protocol.csv"
         params: chosen("cgvs/protocol")
-        threads: THREADS
+        threads: threads_of("cgvs/protocol")
         shell: run("cgvs/protocol")
 
 if "cgvs/limits" in SECTIONS:
@@ -157,5 +157,5 @@ if "cgvs/limits" in SECTIONS:
         input: code("cgvs/limits"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
         output: pages("cgvs/limits"), f"{REPORTS}/cgvs/limits.csv", pictures("cgvs/limits")
         params: chosen("cgvs/limits")
-        threads: THREADS
+        threads: threads_of("cgvs/limits")
         shell: run("cgvs/limits")
