@@ -107,3 +107,10 @@ if "cgvs/limits" in SECTIONS:
         params: chosen("cgvs/limits")
         threads: workflow.cores
         shell: run("cgvs/limits")
+
+rule cgvs_figure2:
+    input: code("cgvs/figure2"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner"), made("cgvs/films") if "cgvs/films" in SECTIONS else []
+    output: pages("cgvs/figure2"), pictures("cgvs/figure2")
+    params: chosen("cgvs/figure2")
+    threads: workflow.cores
+    shell: run("cgvs/figure2")
