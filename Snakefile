@@ -159,3 +159,10 @@ if "cgvs/limits" in SECTIONS:
         params: chosen("cgvs/limits")
         threads: threads_of("cgvs/limits")
         shell: run("cgvs/limits")
+
+rule cgvs_figure2:
+    input: code("cgvs/figure2"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner"), FILMS
+    output: pages("cgvs/figure2"), pictures("cgvs/figure2")
+    params: chosen("cgvs/figure2")
+    threads: threads_of("cgvs/figure2")
+    shell: run("cgvs/figure2")
