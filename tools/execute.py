@@ -6,7 +6,6 @@ import os, sys, warnings
 from pathlib import Path
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait do not spin: beside other work, torch is several times faster
 import nbformat, papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
