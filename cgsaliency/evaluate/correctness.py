@@ -56,6 +56,7 @@ def correctness_rows(
     explain: Callable[[Record, int], Explanation],  # of a record's sentence on the central crop (`View.central`); its targets are the tokens
     records: Iterable[Record],
     words: str = "sum",       # of a phrase: 'sum' merges them before scaling (cgvs, Eq. 9), 'max' takes the word with the best score (Liu et al.)
+    shares: Callable[[Explanation], Explanation] = distribution,  # how a map of evidence becomes shares whose sum is 1
     progress: bool = False,   # whether a progress bar is shown
 ) -> pd.DataFrame:            # record, sentence, start, stop, phrase, chain, categories ('a/b'), mass, uniform (both in [0, 1])
     "One row for each phrase with boxes, without those whose mask is nothing or everything (Liu et al. 2017). Raises BadInput where none is left."
@@ -69,7 +70,7 @@ def correctness_rows(
             for phrase in asked:
                 mask = crop_mask(crop_boxes(phrase.box_tensor(), record.width, record.height))
                 candidates = [merged(explanation, phrase.span)] if words == "sum" else [explanation[k] for k in range(phrase.start, phrase.stop)]
-                masses = [float(resized(distribution(one).saliency[0, 0])[mask].sum()) for one in candidates]
+                masses = [float(resized(shares(one).saliency[0, 0])[mask].sum()) for one in candidates]
                 rows.append({"record": record.id, "sentence": number, "start": phrase.start, "stop": phrase.stop, "phrase": " ".join(sentence.words_of(phrase)), "chain": phrase.chain,
                              "categories": "/".join(categories_of(phrase)), "mass": max(masses), "uniform": float(mask.double().mean())})
     rows = [row for row in rows if 0 < row["mass"] < 1 and 0 < row["uniform"] < 1]
