@@ -218,6 +218,7 @@ def _sweep(folder: Path) -> None:
     "Nothing; what killed runs left half written is deleted."
     for name in ("best", "last", "checkpoint", "history"):
         for part in folder.glob(f".{name}.*.part.*"): part.unlink(missing_ok=True)
+    for part in folder.glob(".tmp??????"): part.unlink(missing_ok=True)     # what safetensors writes to before it renames
 
 def _keep_epoch(folder: Path, names: Sequence[str], model: nn.Module, optimiser: torch.optim.Optimizer, now: dict) -> None:
     for name in names: _save(folder / f"{name}.safetensors", model.state_dict())
