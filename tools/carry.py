@@ -19,7 +19,7 @@ def carried(notebook, executed, where):
         cell.outputs, cell.execution_count = source.outputs, None
         for output in cell.outputs:
             if "execution_count" in output: output["execution_count"] = None
-            large = len(output.get("data", {}).get("image/png", "")) * 3 // 4
+            large = max((len(data) * 3 // 4 for kind, data in output.get("data", {}).items() if kind.startswith("image/")), default=0)
             if large > MOST: sys.exit(f"{where} has a picture of {large} bytes; at most {MOST} are committed: make it smaller")
     return notebook
 
