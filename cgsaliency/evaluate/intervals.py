@@ -7,6 +7,7 @@ __all__ = ['Interval', 'mean_interval', 'difference_interval', 'verdict', 'contr
 
 # %% ../../nbs/evaluate/intervals.ipynb #c4e78385
 from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 import pandas as pd
@@ -33,20 +34,20 @@ def mean_interval(
     seed: int = 0,
 ) -> Interval:
     "The mean over rows with its 95% interval over `by` (percentile bootstrap). Raises BadInput for no rows or missing values."
-    sums = _sums(rows, [value], by)
-    weights = _draws(len(sums), resamples, seed)
-    means = (weights @ sums[value].to_numpy()) / (weights @ sums["n"].to_numpy())
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(sums[value].sum() / sums["n"].sum()), float(low), float(high), int(sums["n"].sum()))
+    return _resampled(_sums(rows, [value], by), lambda total: total[value] / total["n"], len(rows), resamples, seed)
+
+def _resampled(sums: pd.DataFrame, statistic: Callable, n: int, resamples: int, seed: int) -> Interval:
+    "A statistic of the columns' totals, over all pictures and over each draw of pictures."
+    weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples).astype(float)
+    with np.errstate(invalid="ignore"): drawn = statistic({name: weights @ sums[name].to_numpy() for name in sums})
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return Interval(float(statistic(sums.sum())), float(low), float(high), n)
 
 def _sums(rows: pd.DataFrame, values: list[str], by: str) -> pd.DataFrame:
     if len(rows) == 0: raise BadInput(f"interval of {', '.join(values)}", "there is no row to average", "Check which items were judged")
     if rows[values].isna().any().any(): raise BadInput(f"interval of {', '.join(values)}", "a value is missing", "Leave the row out, or count it as a miss, before averaging")
     grouped = rows[values].astype(float).groupby(rows[by].to_numpy(), sort=True)
     return grouped.sum().assign(n=grouped.size().astype(float))
-
-def _draws(items: int, resamples: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=resamples).astype(float)
 
 # %% ../../nbs/evaluate/intervals.ipynb #90c65175
 def difference_interval(
@@ -77,14 +78,9 @@ def contrast_interval(
     seed: int = 0,
 ) -> Interval:            # n counts the rows of both
     "The mean of `value` in `one` minus that in `other` with its 95% interval over `by`, drawn together (percentile bootstrap). Raises BadInput as `mean_interval`."
-    sums = [_sums(rows, [value], by) for rows in (one, other)]
-    names = sums[0].index.union(sums[1].index)
-    sums = [group.reindex(names, fill_value=0.0) for group in sums]
-    weights = _draws(len(names), resamples, seed)
-    with np.errstate(invalid="ignore"): means = [(weights @ group[value].to_numpy()) / (weights @ group["n"].to_numpy()) for group in sums]
-    low, high = np.nanquantile(means[0] - means[1], [0.025, 0.975])
-    mean = sums[0][value].sum() / sums[0]["n"].sum() - sums[1][value].sum() / sums[1]["n"].sum()
-    return Interval(float(mean), float(low), float(high), len(one) + len(other))
+    sums = pd.concat({name: _sums(rows, [value], by) for name, rows in (("one", one), ("other", other))}, axis=1, sort=True).fillna(0.0)
+    mean = lambda total, group: total[group, value] / total[group, "n"]
+    return _resampled(sums, lambda total: mean(total, "one") - mean(total, "other"), len(one) + len(other), resamples, seed)
 
 # %% ../../nbs/evaluate/intervals.ipynb #9bf0125d
 def ratio_interval(
@@ -96,12 +92,11 @@ def ratio_interval(
     seed: int = 0,
 ) -> Interval:
     "The mean of `value` over the mean of `other` with its 95% interval over `by` (paired percentile bootstrap). Raises BadInput as `mean_interval`, and where a mean of `other` is zero."
-    sums = _sums(rows, [value, other], by)
-    weights = _draws(len(sums), resamples, seed)
-    drawn, below = (weights @ sums[name].to_numpy() for name in (value, other))
-    if not (below > 0).all(): raise BadInput(f"ratio of {value} to {other}", f"the mean of {other} is zero in {int((below <= 0).sum())} of {resamples} draws", "Compare by their difference")
-    low, high = np.quantile(drawn / below, [0.025, 0.975])
-    return Interval(float(sums[value].sum() / sums[other].sum()), float(low), float(high), int(sums["n"].sum()))
+    def ratio(total):
+        below = np.asarray(total[other])
+        if not (below > 0).all(): raise BadInput(f"ratio of {value} to {other}", f"the mean of {other} is zero in {int((below <= 0).sum())} of {below.size} draws", "Compare by their difference")
+        return total[value] / below
+    return _resampled(_sums(rows, [value, other], by), ratio, len(rows), resamples, seed)
 
 def close(
     ratio: Interval,       # of a / b, for a claim a ≈ b

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.contracts import Captioner, Descriptors, frame_means
 from ..core.explanation import Explanation, scaled
 from ..core.geometry import Grid
-from .cgvs import losses_of
+from .cgvs import evidence_of
 
 # %% ../../nbs/explain/spacetime.ipynb #430d2fe9
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,8 @@ def spacetime(
     passes: int | None = None,   # single-descriptor passes in one batch; as many as `LIMIT` allows by default, and never more
 ) -> SpaceTime:
     "Raw saliency −Loss of every token in time, in space and in both, flat for tokens the captioner does not know. Raises BadInput for sentences it cannot take (cgvs, Eq. 10 to 14)."
-    tokens, frames = list(tokens), frame_means(clip)
-    words, positions = captioner.encode_words(tokens, cut=cut)
-    evidence = clip.values.new_zeros(len(tokens), len(frames) + len(clip))
-    evidence[positions.to(evidence.device)] = -losses_of(captioner, torch.cat([frames.values, clip.values]), words, form, frames.values, passes).to(evidence.dtype)
-    time, space = evidence.cpu().split([len(frames), len(clip)], 1)
+    frames = frame_means(clip)
+    time, space = evidence_of(captioner, torch.cat([frames.values, clip.values]), tokens, form, cut, passes, frames.values).split([len(frames), len(clip)], 1)
     def explanation(values: Tensor, grid: Grid, part: str) -> Explanation:
         return Explanation(values.reshape(len(tokens), len(clip.times), grid.rows, grid.columns), tuple(tokens), grid, clip.view, "cgvs", {"form": form, "over": part}, clip.times)
     space = explanation(space, clip.grid, "cells")
