@@ -206,32 +206,9 @@ def _kind(place: Place, chance: Random, bias: Bias, taken: set[str]) -> str:
     if group != "people" and chance.random() >= bias.company: own = tuple(kind for other in PLACES.values() for kind in getattr(other, group) if kind != "boat")
     return chance.choice([kind for kind in own if kind in DOES and kind not in taken] or [kind for kind in PERSONS if kind not in taken])
 
-# %% ../../nbs/data/films.ipynb #7fe9ed0a
-Said = tuple[str, Seen | None]     # words, and what they speak of
-LONGEST = 22                       # words of a sentence
-
-def narrate(
-    film: Film,
-    chance: Random,
-    count: int = 8,  # sentences
-) -> tuple[Sentence, ...]:
-    "True sentences about the film: one act each, and for two acts every other sentence about both."
-    chains = {thing: str(number) for number, thing in enumerate(film.things, 1)}
-    made: list[Sentence] = []
-    while len(made) < count:
-        both = len(film.acts) == 2 and len(made) % 2 == 1
-        sentence = _sentence(_joint(film, chance) if both else _alone(film.acts[len(made) // 2 % len(film.acts)], chance), chains)
-        if len(sentence.tokens) <= LONGEST: made.append(sentence)
-    return tuple(made)
-
-def _sentence(pieces: list[Said], chains: dict[Seen, str]) -> Sentence:
-    tokens, phrases = [], []
-    for words, thing in pieces:
-        start, tokens = len(tokens), tokens + words.split()
-        if thing is not None: phrases.append(Phrase(start, len(tokens), chains[thing], thing.category, thing.boxes, thing.scene, frames=thing.frames))
-    return Sentence(tuple(tokens), tuple(phrases))
-
 # %% ../../nbs/data/films.ipynb #a515262b
+Said = tuple[str, Seen | None]     # words, and what they speak of
+
 def _who(act: Act, chance: Random, dressed: bool = True) -> list[Said]:
     worn = [thing for thing in act.has if thing.category[0] == "clothing"]
     pieces = [(chance.choice(act.actor.words), act.actor)]
@@ -264,3 +241,27 @@ def _alone(act: Act, chance: Random) -> list[Said]:
 def _joint(film: Film, chance: Random) -> list[Said]:
     first, second = (_clause(act, chance, dressed=False) for act in film.acts)
     return chance.choice(([*first, ("and then", None), *second], [("first", None), *first, ("then", None), *second], [*first, ("before", None), *second], [*second, ("after", None), *first]))
+
+# %% ../../nbs/data/films.ipynb #454cd392
+LONGEST = 22                       # words of a sentence
+
+def narrate(
+    film: Film,
+    chance: Random,
+    count: int = 8,  # sentences
+) -> tuple[Sentence, ...]:
+    "True sentences about the film: one act each, and for two acts every other sentence about both."
+    chains = {thing: str(number) for number, thing in enumerate(film.things, 1)}
+    made: list[Sentence] = []
+    while len(made) < count:
+        both = len(film.acts) == 2 and len(made) % 2 == 1
+        sentence = _sentence(_joint(film, chance) if both else _alone(film.acts[len(made) // 2 % len(film.acts)], chance), chains)
+        if len(sentence.tokens) <= LONGEST: made.append(sentence)
+    return tuple(made)
+
+def _sentence(pieces: list[Said], chains: dict[Seen, str]) -> Sentence:
+    tokens, phrases = [], []
+    for words, thing in pieces:
+        start, tokens = len(tokens), tokens + words.split()
+        if thing is not None: phrases.append(Phrase(start, len(tokens), chains[thing], thing.category, thing.boxes, thing.scene, frames=thing.frames))
+    return Sentence(tuple(tokens), tuple(phrases))
