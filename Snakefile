@@ -44,7 +44,8 @@ def run(section: str) -> str:
     return f"{sys.executable} tools/alone.py .make/jobs/{NAME}.{section.replace('/', '.')}.lock {sys.executable} tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}'"
 
 
-DATA_MADE = made("data") if DRAWN else []
+DATA_MADE = made("toybox") if DRAWN else []
+FILMS_MADE = made("toyfilms") if DRAWN else []
 FILMS = made("cgvs/films") if "cgvs/films" in SECTIONS else []   # captioners of films, where the data have any
 
 rule all:
@@ -54,10 +55,17 @@ rule all:
 
 rule toybox:
     input: code("toybox")
-    output: pages("toybox"), made("data")
+    output: pages("toybox"), made("toybox")
     params: chosen("toybox") if DRAWN else ""
     threads: threads_of("toybox")
     shell: run("toybox")
+
+rule toyfilms:
+    input: code("toyfilms")
+    output: pages("toyfilms"), made("toyfilms")
+    params: chosen("toyfilms") if DRAWN else ""
+    threads: threads_of("toyfilms")
+    shell: run("toyfilms")
 
 rule cgvs_backbone:
     input: code("cgvs/backbone"), DATA_MADE
@@ -131,14 +139,14 @@ rule cgvs_claims:
 
 if FILMS:
     rule cgvs_films:
-        input: code("cgvs/films"), DATA_MADE, made("cgvs/backbone")
+        input: code("cgvs/films"), FILMS_MADE, made("cgvs/backbone")
         output: pages("cgvs/films"), FILMS
         params: chosen("cgvs/films")
         threads: threads_of("cgvs/films")
         shell: run("cgvs/films")
 
     rule cgvs_figure5:
-        input: code("cgvs/figure5"), DATA_MADE, made("cgvs/backbone"), FILMS
+        input: code("cgvs/figure5"), made("cgvs/backbone"), FILMS
         output: pages("cgvs/figure5"), pictures("cgvs/figure5", "cgvs/figure5b"), [f"{REPORTS}/cgvs/figure5.{ending}" for ending in ("gif", "mp4", "csv", "rows.parquet")]
         params: chosen("cgvs/figure5")
         threads: threads_of("cgvs/figure5")
