@@ -153,21 +153,20 @@ def make_flickr30k(
     bias: Bias = Bias(),
     progress: bool = False,  # whether a progress bar is shown
 ) -> Path:
-    "The folder, whole: a miniature of Flickr30k and Flickr30k Entities. Raises BadInput where another one stands there."
+    "The folder with both in it, each whole: a miniature of Flickr30k and Flickr30k Entities. Raises BadInput where other ones stand there."
     root = Path(root)
     about = {"version": VERSION, "train": train, "val": val, "test": test, "seed": seed, "bias": vars(bias)}
-    if already_made(root, about): return root
-    total = train + val + test
+    total, parts = train + val + test, (root / "flickr30k_entities", root / "flickr30k")
+    if all([already_made(folder, about) for folder in parts]): return root      # where one is missing, a run was killed between the two
     if min(train, val, test) < 1: raise BadInput("toybox", f"parts of {train}, {val} and {test} pictures", "Ask for at least one picture in each")
-    with written_whole(root) as part:
-        photographs, entities = part / "flickr30k/flickr30k-images", part / "flickr30k_entities"
-        for folder in (photographs, entities / "Sentences", entities / "Annotations", entities / "karpathy"): folder.mkdir(parents=True)
+    with written_whole(parts[0]) as entities, written_whole(parts[1]) as pictures:
+        for folder in (pictures / "flickr30k-images", entities / "Sentences", entities / "Annotations", entities / "karpathy"): folder.mkdir(parents=True)
         captions, ids = [], [str(100000001 + 7 * index) for index in range(total)]
         for index, id in enumerate(tqdm(ids, desc="toybox", disable=not progress)):
-            captions += _write(imagine(seed, index, bias), Random(f"said/{seed}/{index}"), index, id, photographs, entities, unrelated=index == 0)
-        (part / "flickr30k/results_20130124.token").write_text("\n".join(captions) + "\n")
+            captions += _write(imagine(seed, index, bias), Random(f"said/{seed}/{index}"), index, id, pictures / "flickr30k-images", entities, unrelated=index == 0)
+        (pictures / "results_20130124.token").write_text("\n".join(captions) + "\n")
         _write_splits(entities, ids, train, val, seed)
-        write_json(part / "toybox.json", about)
+        for folder in (pictures, entities): write_json(folder / "toybox.json", about)
     return root
 
 def already_made(
