@@ -60,32 +60,39 @@ class S2VT(Captioning):
         nn.init.ones_(self.lstm.bias_ih_l0.data[self.hidden:2 * self.hidden])  # gates in torch's order: input, forget, candidate, output
         self.to_words.bias.data.copy_(self.vocabulary.log_frequency())
 
+    def _read(self, values: Tensor) -> Tensor:
+        values = self.checked(values)
+        return self.embed_descriptor(values[:, self.order] if len(self.order) and values.shape[1] == len(self.order) else values)
+
+    def _before(self, words: Tensor) -> Tensor: return F.pad(self.embed_word(words[:, :-1]), (0, 0, 1, 0))
+
     def reading_inputs(self, values: Tensor) -> Tensor:
         "Inputs of the LSTM while it reads, B × m × (embedding + words): [descriptor, 0]; from B × m × D values."
-        values = self.checked(values)
-        if len(self.order) and values.shape[1] == len(self.order): values = values[:, self.order]
-        embedded = self.embed_descriptor(values)
-        return torch.cat([embedded, embedded.new_zeros(*embedded.shape[:2], self.embed_word.embedding_dim)], -1)
+        return F.pad(self._read(values), (0, self.embed_word.embedding_dim))
 
     def speaking_inputs(self, words: Tensor) -> Tensor:
         "Inputs of the LSTM while it speaks, B × n × (embedding + words): [0, word before], zeros before the first; from B × n indices."
-        before = F.pad(self.embed_word(words[:, :-1]), (0, 0, 1, 0))
-        return torch.cat([before.new_zeros(*before.shape[:2], self.embed_descriptor.out_features), before], -1)
+        return F.pad(self._before(words), (self.embed_descriptor.out_features, 0))
+
+    def _through(self, half: Tensor, reads: bool, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        "The LSTM's outputs and state after inputs of which one half is zero: the weights of the other half do all the work."
+        own, width = self.lstm, self.embed_descriptor.out_features
+        into = own.weight_ih_l0[:, :width] if reads else own.weight_ih_l0[:, width:]
+        outputs, h, c = torch.lstm(half, [part[None].contiguous() for part in state], [into.contiguous(), own.weight_hh_l0, own.bias_ih_l0, own.bias_hh_l0], True, 1, 0.0, self.training, False, True)
+        return outputs, (h[0], c[0])
 
     def begin(self, values: Tensor) -> tuple[Tensor, Tensor]:
         "What is remembered after reading, (h, c) of B × hidden each; from B × m × D values, m ≥ 1."
-        _, (h, c) = self.lstm(self.dropout(self.reading_inputs(values)))
-        return h[0], c[0]
+        embedded = self.dropout(self._read(values))
+        nothing = embedded.new_zeros(len(embedded), self.hidden)
+        return self._through(embedded, True, (nothing, nothing))[1]
 
     def logits(self, state: tuple[Tensor, Tensor], words: Tensor) -> Tensor:
         "Scores before the softmax at each step, B × n × V; words B × n are given one after the other."
-        h, c = state
-        outputs, _ = self.lstm(self.dropout(self.speaking_inputs(words)), (h[None].contiguous(), c[None].contiguous()))
-        return self.to_words(self.dropout(outputs))
+        return self.to_words(self.dropout(self._through(self.dropout(self._before(words)), False, state)[0]))
 
     def advance(self, state: tuple[Tensor, Tensor], word: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         "log p of the next word, B × V, and the state after saying `word` (B indices; None before the first)."
         embedded = state[0].new_zeros(len(state[0]), self.embed_word.embedding_dim) if word is None else self.embed_word(word)
-        step = torch.cat([embedded.new_zeros(len(embedded), self.embed_descriptor.out_features), embedded], -1)[:, None]
-        output, (h, c) = self.lstm(step, (state[0][None].contiguous(), state[1][None].contiguous()))
-        return self.to_words(output[:, 0]).log_softmax(-1), (h[0], c[0])
+        output, state = self._through(embedded[:, None], False, state)
+        return self.to_words(output[:, 0]).log_softmax(-1), state

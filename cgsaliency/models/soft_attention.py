@@ -16,7 +16,7 @@ from ..core.errors import BadInput
 from ..core.geometry import View
 from ..core.records import Record
 from ..data.text import Vocabulary
-from .captioning import Captioning, captioning_loss
+from .captioning import Captioning, alike_long, captioning_loss
 
 # %% ../../nbs/models/soft_attention.ipynb #9d4220d0
 class SoftAttention(Captioning):
@@ -93,15 +93,15 @@ def attention_loss(
 ) -> Tensor:
     "Mean cross-entropy of the captions' words and ends, nats a word, with the terms for attention (Xu et al. 2015, Eq. 14; Liu et al. 2017, Eq. 8)."
     values, captions, *maps = batch
-    state = tuple(part.repeat_interleave(captions.shape[1], 0) for part in model.begin(values))
-    targets = captions.flatten(0, 1)
-    scores, weights = model.steps(state, targets.clamp(min=0))
-    said = targets.ge(0)
-    total = F.cross_entropy(scores[said], targets[said], reduction="sum")
-    spoken = (weights * said[..., None]).sum(1)[said.any(1)]
-    if doubly: total = total + doubly * ((1 - spoken) ** 2).sum()
-    if supervised: total = total - supervised * (maps[0].flatten(0, 1)[:, :said.shape[1]] * (weights + 1e-8).log())[said].sum()
-    return total / said.sum()
+    state, total = model.begin(values), 0
+    for of, targets in alike_long(captions):
+        scores, weights = model.steps(tuple(part.index_select(0, of // captions.shape[1]) for part in state), targets.clamp(min=0))
+        said = targets.ge(0)
+        total = total + F.cross_entropy(scores[said], targets[said], reduction="sum")
+        spoken = (weights * said[..., None]).sum(1)[said.any(1)]
+        if doubly: total = total + doubly * ((1 - spoken) ** 2).sum()
+        if supervised: total = total - supervised * (maps[0].flatten(0, 1)[of, :said.shape[1]] * (weights + 1e-8).log())[said].sum()
+    return total / captions.ge(0).sum()
 
 # %% ../../nbs/models/soft_attention.ipynb #b63ea3e1
 def attention_targets(
