@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES20', 'FOLDERS', 'WRONG', 'LATE', 'WIDTH', 'HEIGHT', 'read_intervals', 'read_detection_classes', 'read_actions',
-           'load_thumos14', 'video_seconds']
+           'load_thumos14']
 
 # %% ../../nbs/data/thumos14.ipynb #37eebb69
 import re
@@ -13,12 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator
 
-import av
-
 from ..core.errors import BadInput
 from ..core.records import Action, Part, Record, gathered
-from .frames import video_size, video_times
-from .ucf101 import read_lines
+from .frames import video_size
+from .ucf101 import read_lines, stated_pace
 
 # %% ../../nbs/data/thumos14.ipynb #8320fdc2
 CLASSES20 = {"BaseballPitch": 7, "BasketballDunk": 9, "Billiards": 12, "CleanAndJerk": 21, "CliffDiving": 22, "CricketBowling": 23, "CricketShot": 24, "Diving": 26, "FrisbeeCatch": 31, "GolfSwing": 33,
@@ -95,21 +93,9 @@ def load_thumos14(
 
 def _record(name: str, path: Path, actions: tuple[Action, ...], videos: bool) -> Record:
     if not videos: return Record(name, path, WIDTH, HEIGHT, actions=actions)
-    (width, height), end = video_size(path), video_seconds(path)
+    (width, height), (_, end) = video_size(path), stated_pace(path)
     late = [action for action in actions if action.start >= end]
     if late and name not in LATE: raise BadInput(path, f"runs {end:.1f} s, but {late[0].name} is annotated from {late[0].start} s", "The video is cut off or another one: fetch it again")
     kept = tuple(replace(action, stop=min(action.stop, end)) for action in actions if action not in late)
     if all(action.ambiguous for action in kept): raise BadInput(path, f"runs {end:.1f} s, and all it is annotated with begins after that", "The video is cut off or another one: fetch it again")
     return Record(name, path, width, height, actions=kept)
-
-def video_seconds(
-    path: Path,  # of a video file
-) -> float:
-    "How long the video runs, seconds, as its container says, else from its frames. Raises BadInput as `video_times`."
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            if stream.duration: return float(stream.duration * stream.time_base)
-    except (av.error.FFmpegError, IndexError): pass   # `video_times` says what is wrong
-    times = video_times(path)
-    return times[-1] * len(times) / max(len(times) - 1, 1)

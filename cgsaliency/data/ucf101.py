@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['CLASSES24', 'LISTED', 'WIDTH', 'HEIGHT', 'RATE', 'OLD_NAMES', 'LONGEST', 'WITHOUT', 'read_lines', 'read_classes',
-           'read_split', 'Tubes', 'read_xgtf', 'read_corrected', 'load_ucf101']
+           'read_split', 'Tubes', 'read_xgtf', 'read_corrected', 'load_ucf101', 'stated_pace']
 
 # %% ../../nbs/data/ucf101.ipynb #d458179a
 import pickle, re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Callable, Collection, Iterator
 from xml.etree.ElementTree import Element
 
+import av
 import numpy as np
 from defusedxml.ElementTree import ParseError, fromstring
 
 from ..core.errors import BadInput
 from ..core.records import Action, Part, Record, gathered
-from .frames import video_size
+from .frames import video_size, video_times
 
 # %% ../../nbs/data/ucf101.ipynb #58c79ce0
 CLASSES24 = ("Basketball", "BasketballDunk", "Biking", "CliffDiving", "CricketBowling", "Diving", "Fencing", "FloorGymnastics", "GolfSwing", "HorseRiding", "IceDancing", "LongJump",
@@ -63,8 +64,8 @@ def read_split(
     train, test = (_listed(folder / f"{part}list{split:02d}.txt", numbers) for part in ("train", "test"))
     both = sorted({_group(clip) for clip in train} & {_group(clip) for clip in test})
     if both: raise BadInput(folder, f"split {split} has {both[0]} and {len(both) - 1} more groups in both of its lists", "Fetch the data set's lists again")
-    held_out = tuple(clip for clip in train if int(_group(clip)[-2:]) % 5 == 0)
-    return {"train": tuple(clip for clip in train if clip not in set(held_out)), "val": held_out, "test": test}
+    held_out = lambda clip: int(_group(clip)[-2:]) % 5 == 0
+    return {"train": tuple(clip for clip in train if not held_out(clip)), "val": tuple(clip for clip in train if held_out(clip)), "test": test}
 
 def _listed(path: Path, numbers: dict[str, int]) -> tuple[str, ...]:
     clips: dict[str, None] = {}
@@ -81,22 +82,22 @@ def _listed(path: Path, numbers: dict[str, int]) -> tuple[str, ...]:
 def _group(clip: str) -> str: return clip.rpartition("_c")[0]
 
 # %% ../../nbs/data/ucf101.ipynb #3f82b891
-WIDTH, HEIGHT, RATE = 320, 240, 25.0   # of UCF101's frames, pixels, and frames a second
+WIDTH, HEIGHT, RATE = 320, 240, 25   # of UCF101's frames, pixels, and frames a second as it is described
 
 @dataclass(frozen=True)
 class Tubes:
     "Who acts in a clip, where and when."
-    actions: tuple[Action, ...]  # one for each unbroken stretch of each actor's acting, in the file's order
+    actions: tuple[Action, ...]  # one for each unbroken stretch of each actor's acting, in the file's order; seconds at 25 frames a second
     length: int                  # of the clip, frames
     width: int = WIDTH           # of the frames in which the boxes are given, pixels
     height: int = HEIGHT
 
-def _tube(name: str, frames: np.ndarray, boxes: np.ndarray, width: int, height: int, rate: float) -> Action | None:
+def _tube(name: str, frames: np.ndarray, boxes: np.ndarray, width: int = WIDTH, height: int = HEIGHT) -> Action | None:
     "The action of a tube with K frames, from 0, and K × (x0, y0, x1, y1); None where no box is left."
     boxes = boxes.astype(float).clip(0, (width, height, width, height))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
     frames, boxes = frames[kept].tolist(), boxes[kept].tolist()
-    return Action(name, frames[0] / rate, (frames[-1] + 1) / rate, boxes=tuple(map(tuple, boxes)), frames=tuple(frames)) if frames else None
+    return Action(name, frames[0] / RATE, (frames[-1] + 1) / RATE, boxes=tuple(map(tuple, boxes)), frames=tuple(frames)) if frames else None
 
 # %% ../../nbs/data/ucf101.ipynb #71d94e24
 OLD_NAMES = {"basketballshooting": "basketball", "walking": "walkingwithdog"}   # the other eight differ from today's by spelling only
@@ -115,15 +116,14 @@ def read_xgtf(
     name = next((one for one in CLASSES24 if _plain(one) == _plain(path.stem.split("_g")[0].removeprefix("v_"))), None)
     if name is None: raise BadInput(path, "is not named v_<Class>_gXX_cYY.xgtf with one of the 24 classes", "Keep the official names of the files")
     facts = {fact.get("name"): _number(fact[0], "value", path) for fact in source.findall("{*}file/{*}attribute") if len(fact) and fact[0].get("value") is not None}
-    length, width, height, rate = (facts.get(key, 0) for key in ("NUMFRAMES", "H-FRAME-SIZE", "V-FRAME-SIZE", "FRAMERATE"))
-    width, height, rate = int(width) if width > 0 else WIDTH, int(height) if height > 0 else HEIGHT, rate if rate > 1 else RATE
-    last = min(int(length) if length > 0 else LONGEST, LONGEST)
+    length, width, height = (int(facts.get(key, 0)) for key in ("NUMFRAMES", "H-FRAME-SIZE", "V-FRAME-SIZE"))
+    width, height, last = width if width > 0 else WIDTH, height if height > 0 else HEIGHT, min(length, LONGEST) if length > 0 else LONGEST
     people = [_person(thing, name, last, f"{path}, object {thing.get('id')}") for thing in source.findall("{*}object") if _plain(thing.get("name", "")) == "person"]
     if not any(acting for _, acting in people): people = [(boxes, set(range(1, last + 1))) for boxes, _ in people]
-    tubes = [_tube(name, np.array(frames) - 1, np.array([boxes[frame] for frame in frames]), width, height, rate) for boxes, acting in people for frames in _stretches(boxes, acting) if frames]
+    tubes = [_tube(name, np.array(frames) - 1, np.array([boxes[frame] for frame in frames]), width, height) for boxes, acting in people for frames in _stretches(boxes, acting) if frames]
     actions = tuple(tube for tube in tubes if tube is not None)
     if not actions: raise BadInput(path, "has no box of a person", WITHOUT)
-    return Tubes(actions, int(length) if length > 0 else 1 + max(action.frames[-1] for action in actions), width, height)
+    return Tubes(actions, length if length > 0 else 1 + max(action.frames[-1] for action in actions), width, height)
 
 WITHOUT = "Fetch it again; if the published file is broken, leave the clip out with broken='skip' or take boxes='corrected'"
 
@@ -208,7 +208,7 @@ def _corrected(name: str, tube: dict) -> Action:
     first, end, boxes = int(tube["sf"]), int(tube["ef"]), tube["boxes"].values
     if CLASSES24[tube["label"]] != name: raise ValueError(f"label {tube['label']} is not {name}")
     if not 0 <= first < end or boxes.shape != (end - first, 4): raise ValueError(f"frames {first} to {end} have boxes of shape {boxes.shape}")
-    action = _tube(name, np.arange(first, end), np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1), WIDTH, HEIGHT, RATE)
+    action = _tube(name, np.arange(first, end), np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
     if action is None: raise ValueError("no box has an area")
     return action
 
@@ -241,7 +241,21 @@ def _clip(root: Path, clip: str, name: str, boxes: str | None, corrected: dict[s
     if boxes is None: return Record(id, path, width, height, actions=(Action(name),))
     if boxes == "corrected" and clip not in corrected: raise BadInput(f"{root}, clip {id}", "has no corrected boxes", "Leave it out with broken='skip', or take boxes='official'")
     tubes = corrected[clip] if boxes == "corrected" else read_xgtf(_spelled(root / "UCF101_24_Annotations" / f"{clip}.xgtf"))
-    return Record(id, path, tubes.width, tubes.height, actions=tubes.actions)
+    rate, _ = stated_pace(path)
+    return Record(id, path, tubes.width, tubes.height, actions=tuple(replace(action, start=action.frames[0] / rate, stop=(action.frames[-1] + 1) / rate) for action in tubes.actions))
+
+def stated_pace(
+    path: Path,  # of a video file
+) -> tuple[float, float]:
+    "Frames a second, and how long the video runs, seconds, as its container says, else counted. Raises BadInput as `video_times`."
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            if stream.average_rate and stream.duration: return float(stream.average_rate), float(stream.duration * stream.time_base)
+    except (av.error.FFmpegError, IndexError): pass   # `video_times` says what is wrong
+    times = video_times(path)
+    step = times[-1] / (len(times) - 1) if len(times) > 1 else 1 / RATE
+    return 1 / step, times[-1] + step
 
 def _spelled(path: Path) -> Path:
     "The file, or one whose name and folder differ from its by capitals only."
