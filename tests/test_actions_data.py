@@ -97,6 +97,18 @@ def test_a_clip_without_a_stated_length_ends_with_its_last_box(written):
     assert read_xgtf(written(person({"1:999999999": BOX}, {"1:999999999": "true"}), facts="")).length == LONGEST     # and is no reason to fill the memory
 
 
+def test_what_else_the_file_says_of_itself_does_no_harm(written):
+    facts = '<attribute name="SOURCETYPE"><data:lvalue value="SEQUENCE"/></attribute><attribute name="FRAMERATE"><data:fvalue value="1.0"/></attribute><attribute name="H-FRAME-SIZE"/>'
+    tubes = read_xgtf(written(person({"6:10": BOX}, {"1:20": "true"}), facts=facts + FACT.format("NUMFRAMES", "dvalue", 20) + FACT.format("V-FRAME-SIZE", "dvalue", 50)))
+    assert (tubes.length, tubes.width, tubes.height, tubes.actions[0].start, tubes.actions[0].boxes[0]) == (20, 320, 50, 0.2, (10, 20, 40, 50))
+
+
+@pytest.mark.parametrize("value", ["many", "nan", "inf", "1e9", ""])
+def test_numbers_that_are_none_are_named(written, value):
+    refused(lambda: read_xgtf(written(person({"1:5": BOX}, {"1:5": "true"}), facts=FACT.format("NUMFRAMES", "dvalue", value))), "v_Diving_g01_c01.xgtf, NUMFRAMES: field 'value' says", "expected a number")
+    refused(lambda: read_xgtf(written(person({"1:5": (value, 1, 2, 3)}, {"1:5": "true"}))), "object 3: field 'x' says", "expected a number")
+
+
 def test_a_person_who_acts_where_he_has_no_box_gives_no_tube(written):
     refused(lambda: read_xgtf(written(person({"1:5": BOX}, {"6:9": "true"}))), "v_Diving_g01_c01.xgtf: has no box of a person")
     assert len(read_xgtf(written(person({"1:5": BOX}, {"6:9": "true"}), person({"1:5": BOX}, {"5:9": "true"}))).actions) == 1

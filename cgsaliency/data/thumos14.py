@@ -30,7 +30,7 @@ def read_intervals(
     for place, line in read_lines(path, remedy):
         found = re.fullmatch(r"(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)", line)
         if not found: raise BadInput(place, f"expected '<video>  <start> <stop>', found {line[:60]!r}", remedy)
-        video, start, stop = found[1].removesuffix(".mp4"), float(found[2]), float(found[3])
+        video, start, stop = found[1], float(found[2]), float(found[3])
         if start >= stop: raise BadInput(place, f"the interval of {video} begins at {start} s and ends at {stop} s", remedy)
         intervals.append((video, start, stop))
     return tuple(intervals)

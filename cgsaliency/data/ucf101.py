@@ -51,7 +51,7 @@ def read_classes(
     return tuple(names)
 
 # %% ../../nbs/data/ucf101.ipynb #1240ed04
-LISTED = re.compile(r"(\w+)/(v_\w+_g(\d+)_c\d+)\.avi(?:\s+(\d+))?")
+LISTED = re.compile(r"(\w+)/(v_\w+_g\d\d_c\d\d)\.avi(?:\s+(\d+))?")
 
 def read_split(
     root: Path,      # with ucfTrainTestlist/
@@ -72,7 +72,7 @@ def _listed(path: Path, numbers: dict[str, int]) -> tuple[str, ...]:
     for place, line in read_lines(path):
         found = LISTED.fullmatch(line)
         if not found: raise BadInput(place, f"expected '<Class>/v_<Class>_gXX_cYY.avi', found {line[:80]!r}", "Fetch the data set's lists again")
-        name, clip, _, label = found.groups()
+        name, clip, label = found.groups()
         if name.casefold() not in numbers: raise BadInput(place, f"class '{name}' is not in classInd.txt", "Fetch the data set's lists again")
         if label and int(label) != numbers[name.casefold()]: raise BadInput(place, f"says class {label} of '{name}', which is {numbers[name.casefold()]} in classInd.txt", "Take the official lists, which count from 1")
         if f"{name}/{clip}" in clips: raise BadInput(place, f"'{clip}' is listed twice", "Fetch the data set's lists again")
@@ -102,6 +102,7 @@ def _tube(name: str, frames: np.ndarray, boxes: np.ndarray, width: int = WIDTH, 
 # %% ../../nbs/data/ucf101.ipynb #71d94e24
 OLD_NAMES = {"basketballshooting": "basketball", "walking": "walkingwithdog"}   # the other eight differ from today's by spelling only
 LONGEST = 10_000   # frames; the longest clip of UCF101 has 1,776
+WITHOUT = "Fetch it again; if the published file is broken, leave the clip out with broken='skip' or take boxes='corrected'"
 
 def read_xgtf(
     path: Path,  # UCF101_24_Annotations/<Class>/v_<Class>_gXX_cYY.xgtf
@@ -115,8 +116,8 @@ def read_xgtf(
     if source is None: raise BadInput(path, "has no 'data' with a 'sourcefile'", WITHOUT)
     name = next((one for one in CLASSES24 if _plain(one) == _plain(path.stem.split("_g")[0].removeprefix("v_"))), None)
     if name is None: raise BadInput(path, "is not named v_<Class>_gXX_cYY.xgtf with one of the 24 classes", "Keep the official names of the files")
-    facts = {fact.get("name"): _number(fact[0], "value", path) for fact in source.findall("{*}file/{*}attribute") if len(fact) and fact[0].get("value") is not None}
-    length, width, height = (int(facts.get(key, 0)) for key in ("NUMFRAMES", "H-FRAME-SIZE", "V-FRAME-SIZE"))
+    facts = {fact.get("name"): fact[0] for fact in source.findall("{*}file/{*}attribute") if len(fact)}
+    length, width, height = (int(_number(facts[key], "value", f"{path}, {key}")) if key in facts else 0 for key in ("NUMFRAMES", "H-FRAME-SIZE", "V-FRAME-SIZE"))
     width, height, last = width if width > 0 else WIDTH, height if height > 0 else HEIGHT, min(length, LONGEST) if length > 0 else LONGEST
     people = [_person(thing, name, last, f"{path}, object {thing.get('id')}") for thing in source.findall("{*}object") if _plain(thing.get("name", "")) == "person"]
     if not any(acting for _, acting in people): people = [(boxes, set(range(1, last + 1))) for boxes, _ in people]
@@ -125,13 +126,12 @@ def read_xgtf(
     if not actions: raise BadInput(path, "has no box of a person", WITHOUT)
     return Tubes(actions, length if length > 0 else 1 + max(action.frames[-1] for action in actions), width, height)
 
-WITHOUT = "Fetch it again; if the published file is broken, leave the clip out with broken='skip' or take boxes='corrected'"
-
 def _plain(name: str) -> str: return re.sub(r"[^a-z]", "", name.lower())
 
 def _number(element: Element, field: str, where: str | Path) -> float:
-    try: return float(element.get(field))
-    except (TypeError, ValueError): raise BadInput(where, f"field '{field}' says {element.get(field)!r}; expected a number", WITHOUT) from None
+    found = re.fullmatch(r"\s*-?\d{1,9}(?:\.\d*)?\s*", element.get(field, ""))
+    if not found: raise BadInput(where, f"field '{field}' says {element.get(field)!r}; expected a number", WITHOUT)
+    return float(found[0])
 
 def _person(thing: Element, name: str, last: int, where: str) -> tuple[dict[int, tuple[float, ...]], set[int]]:
     "The person's box (x0, y0, x1, y1) in each frame, from 1, and the frames in which the person is said to act."
