@@ -22,8 +22,8 @@ endif
 
 BIN := .venv/bin
 ALONE := $(PYTHON) tools/alone.py
-# the environment belongs to one lock and one place: another lock, or a moved folder, makes it anew
-STAMP := .venv/.locked-$(shell { pwd; cat requirements.lock; } | cksum | tr ' ' '-')
+# the environment belongs to its locks and one place: another lock, or a moved folder, makes it anew
+STAMP := .venv/.locked-$(shell { pwd; cat requirements.lock oracles.lock; } | cksum | tr ' ' '-')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 define step
@@ -43,6 +43,7 @@ $(STAMP):
 	@echo "=== installing requirements.lock into .venv (about 6 GB, some minutes)"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -qq --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -qq --require-hashes --no-deps --no-build-isolation --use-pep517 -r oracles.lock
 	touch $@
 
 .venv/.linked: $(STAMP) setup.py settings.ini

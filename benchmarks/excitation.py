@@ -1,0 +1,52 @@
+"""What excitation backprop costs, beside the passes of the same network and beside TorchRay: `python benchmarks/excitation.py`.
+
+VGG-16 with random weights and one picture of 224 × 224. A clip of 128 frames goes through the CNN in chunks of 16; its LSTM has the paper's 256 units.
+TorchRay's row is left out where it is not installed.
+"""
+import torch
+from torch import nn
+from torchvision.models import vgg16
+
+from cgsaliency.explain.excitation import follow
+from cgsaliency.explain.frames import eb_r
+from cgsaliency.models.action import SOURCE, ActionRecogniser, features_of
+from measure import main, seconds
+
+CONV5 = "features.25"     # conv5_1 after its ReLU
+
+
+def forward_and_backward(network: nn.Module, picture: torch.Tensor) -> torch.Tensor:
+    inside = picture.clone().requires_grad_()
+    return torch.autograd.grad(network(inside)[0, 5], inside)[0]
+
+
+def measured(device: torch.device, repeats: int, frames: int = 128):
+    "Rows of name, value, unit, relative_to."
+    torch.manual_seed(0)
+    network = vgg16(init_weights=False).to(device).eval().requires_grad_(False)
+    picture, seed = torch.randn(1, 3, 224, 224, device=device), torch.zeros(1, 1000, device=device)
+    seed[0, 5] = 1
+
+    def forward():
+        with torch.inference_mode(): return network(picture)
+    def eb(): return follow(network, picture, [""]).evidence(seed, [""])
+    def ceb(): return follow(network, picture, [CONV5]).evidence(seed, [CONV5], "top")
+    works = {"forward": forward, "both": lambda: forward_and_backward(network, picture), "EB": eb, "cEB": ceb}
+    try: from torchray.attribution.excitation_backprop import contrastive_excitation_backprop, excitation_backprop
+    except ImportError: print("TorchRay is not installed: its rows are left out")
+    else:
+        works["their EB"] = lambda: excitation_backprop(network, picture.clone(), 5, saliency_layer="")
+        works["their cEB"] = lambda: contrastive_excitation_backprop(network, picture.clone(), 5, saliency_layer=CONV5, contrast_layer=SOURCE, classifier_layer="classifier.6")
+    times = dict(zip(works, seconds(device, repeats, *works.values())))
+    yield "forward of VGG-16", times["forward"], "s", ""
+    yield "EB to pixels / forward+backward", times["EB"] / times["both"], "times", "one forward and backward-to-input pass of VGG-16"
+    yield "cEB to conv5 / forward", times["cEB"] / times["forward"], "times", "one forward pass of VGG-16"
+    if "their EB" in times: yield "EB / TorchRay EB", times["EB"] / times["their EB"], "times", "TorchRay's excitation_backprop to pixels"
+    if "their cEB" in times: yield "cEB / TorchRay cEB", times["cEB"] / times["their cEB"], "times", "TorchRay's contrastive_excitation_backprop, both to conv5"
+
+    film, recogniser = torch.randn(frames, 3, 224, 224, device=device), ActionRecogniser([f"class {k}" for k in range(101)]).to(device).eval()
+    once, explained = seconds(device, max(repeats // 3, 1), lambda: features_of(network, film, together=16), lambda: eb_r(network, SOURCE, recogniser, film, {"a": 5}, CONV5))
+    yield f"cEB-R of {frames} frames / forward of the CNN over them", explained / once, "times", f"{frames} frames through VGG-16, 16 at a time"
+
+
+if __name__ == "__main__": main(__file__, __doc__, measured)
