@@ -8,7 +8,6 @@ __all__ = ['VERSION', 'OLD_NAMES', 'CLASS_IDS', 'WRONG', 'FILMS', 'xgtf', 'make_
 # %% ../../nbs/data/toyacts.ipynb #bba24ca3
 from itertools import groupby
 from pathlib import Path
-from random import Random
 from xml.sax.saxutils import quoteattr
 
 from tqdm.auto import tqdm
@@ -104,7 +103,8 @@ def make_thumos14(
     with written_whole(root) as folder, tqdm(total=val + test, desc="THUMOS14", disable=not progress) as bar:
         (folder / "videos").mkdir(parents=True)
         for part, count in (("val", val), ("test", test)):
-            name, _, offset = FILMS[part]
+            (name, _, offset), said = FILMS[part], folder / f"annotation/annotation_{part}"
+            said.mkdir(parents=True)
             actions: dict[str, tuple[Action, ...]] = {}
             for number in [number for number in range(1, 2 * FILMS[part][1]) if number not in WRONG[part]][:count]:
                 made = imagine_untrimmed(seed, offset + number)
@@ -114,9 +114,7 @@ def make_thumos14(
                 bar.update()
             for named in (*sorted(MOTIONS), "Ambiguous"):
                 lines = [f"{video}  {action.start:.1f} {action.stop:.1f}\n" for video, done in actions.items() for action in done if action.name == named]
-                path = folder / f"annotation/annotation_{part}/{named}_{part}.txt"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("".join(lines))
-        (folder / "annotation/detclasslist.txt").write_text("".join(f"{CLASS_IDS[name]} {name}\n" for name in sorted(MOTIONS)))
+                (said / f"{named}_{part}.txt").write_text("".join(lines))
+            (said / "detclasslist.txt").write_text("".join(f"{CLASS_IDS[name]} {name}\n" for name in sorted(MOTIONS)))
         write_json(folder / "toybox.json", about)
     return root
