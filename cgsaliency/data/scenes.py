@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'COLOURS', 'FINE', 'SKINS', 'HAIRS', 'PERSONS', 'PLACES', 'SIZES', 'ANIMALS', 'INSTRUMENTS',
-           'PICTURE_SIZES', 'Bias', 'Thing', 'Scene', 'add_figure', 'add_shape', 'enclosing', 'draw', 'add_person',
-           'Place', 'add_place', 'imagine', 'add_single', 'add_instrument']
+           'PICTURE_SIZES', 'Bias', 'Thing', 'Scene', 'add_figure', 'add_shape', 'enclosing', 'draw', 'painted',
+           'add_person', 'Place', 'add_place', 'imagine', 'add_single', 'add_instrument']
 
 # %% ../../nbs/data/scenes.ipynb #2760a1b7
 from dataclasses import dataclass, field
 from random import Random
+from typing import Sequence
 
 from PIL import Image, ImageDraw
 
@@ -111,15 +112,23 @@ def draw(
     scene: Scene,
 ) -> Image.Image:
     "The picture in RGB, width × height."
-    paper = Image.new("RGB", (scene.width * FINE, scene.height * FINE), "#dfe7ea")
+    return painted(scene, scene.shapes).reduce(FINE)
+
+def painted(
+    scene: Scene,                      # whose size counts
+    shapes: Sequence[tuple],           # such as `scene.shapes`, back to front
+    paper: Image.Image | None = None,  # RGB, FINE times as large as the picture; blank by default
+) -> Image.Image:
+    "A copy of the paper with the shapes on it, FINE times as large as the picture."
+    paper = Image.new("RGB", (scene.width * FINE, scene.height * FINE), "#dfe7ea") if paper is None else paper.copy()
     pen = ImageDraw.Draw(paper)
-    for form, colour, points in scene.shapes:
+    for form, colour, points in shapes:
         if form == "polygon": pen.polygon(points, fill=colour)
         elif form == "ellipse": pen.ellipse(points, fill=colour)
         elif form == "ring": pen.ellipse(points, outline=colour, width=4)
         elif form == "chord": pen.chord(points, 180, 360, fill=colour)
         else: pen.line(points, fill=colour, width=4)
-    return paper.reduce(FINE)
+    return paper
 
 # %% ../../nbs/data/scenes.ipynb #91fd88a0
 SKINS = ((244, 205, 170), (224, 172, 130), (160, 108, 74), (110, 72, 50))
