@@ -8,7 +8,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from cgsaliency.core.errors import BadInput
 from cgsaliency.core.records import PARTS
 from cgsaliency.data.flickr30k import load_flickr30k
-from cgsaliency.evaluate.captions import METRICS, _java, caption_scores, meteor, tokenised
+from cgsaliency.evaluate.captions import METRICS, _java, caption_scores, meteor, meteor_kept, tokenised
 
 SAID = {"2": "two people play guitars", "1": "a dog runs on the grass", "3": "a boat"}
 PEOPLE = {"1": ["a dog is running on grass", "the brown dog runs"], "2": ["two men play guitars", "two people are playing the guitar"], "3": ["a man in a red shirt", "a kite"]}
@@ -87,7 +87,7 @@ def test_a_java_that_does_not_work_is_named(monkeypatch, tmp_path, started):
 def test_no_java_is_left_running(started, monkeypatch):
     path = os.environ["PATH"]
     caption_scores(SAID, PEOPLE)
-    assert len(started) == 3 and all(map(over, started))                          # the tokenizer twice, METEOR once
+    assert len(started) == 2 and all(map(over, started))                          # the tokenizer and METEOR
     def interrupted(scorer, *_):
         scorer._stat("a dog", ["a dog"])                                          # it is in the middle of its work
         assert not over(started[-1])
@@ -102,7 +102,19 @@ def test_no_java_is_left_running(started, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("cgsaliency.evaluate.captions.Meteor", type("Killed", (Meteor,), {"compute_score": killed}))
         with pytest.raises(BadInput, match="Java gave no answer"): meteor(SAID, PEOPLE)
-    assert len(started) == 5 and all(map(over, started)) and os.environ["PATH"] == path
+    assert len(started) == 4 and all(map(over, started)) and os.environ["PATH"] == path
+
+
+def test_one_meteor_serves_several_sets_and_is_ended(started):
+    alone = [meteor(SAID, PEOPLE), meteor({"1": SAID["1"]}, PEOPLE)]
+    del started[:]
+    with pytest.raises(KeyError), meteor_kept():
+        assert [meteor(SAID, PEOPLE), meteor({"1": SAID["1"]}, PEOPLE)] == alone and len(started) == 1 and not over(started[0])
+        started[0].kill(), started[0].wait()
+        with pytest.raises(BadInput, match="Java gave no answer"): meteor(SAID, PEOPLE)
+        assert meteor(SAID, PEOPLE) == alone[0] and len(started) == 2               # a new one takes its place
+        raise KeyError
+    assert all(map(over, started))
 
 
 def test_each_pictures_scores_are_kept(capfd):
