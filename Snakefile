@@ -46,6 +46,7 @@ def run(section: str) -> str:
 
 DATA_MADE = made("toybox") if DRAWN else []
 FILMS_MADE = made("toyfilms") if DRAWN else []
+ACTS_MADE = made("toyacts") if DRAWN else []
 FILMS = made("cgvs/films") if "cgvs/films" in SECTIONS else []   # captioners of films, where the data have any
 
 rule all:
@@ -66,6 +67,13 @@ rule toyfilms:
     params: chosen("toyfilms") if DRAWN else ""
     threads: threads_of("toyfilms")
     shell: run("toyfilms")
+
+rule toyacts:
+    input: code("toyacts")
+    output: pages("toyacts"), made("toyacts")
+    params: chosen("toyacts") if DRAWN else ""
+    threads: threads_of("toyacts")
+    shell: run("toyacts")
 
 rule cgvs_backbone:
     input: code("cgvs/backbone"), DATA_MADE
@@ -178,3 +186,105 @@ rule cgvs_figure2:
     params: chosen("cgvs/figure2")
     threads: threads_of("cgvs/figure2")
     shell: run("cgvs/figure2")
+
+FRAMES = made("ebr/frames") if "ebr/frames" in SECTIONS else []   # the network for frames, where there are clips to see
+
+if FRAMES:
+    rule ebr_frames:
+        input: code("ebr/frames"), ACTS_MADE
+        output: pages("ebr/frames"), FRAMES
+        params: chosen("ebr/frames")
+        threads: threads_of("ebr/frames")
+        shell: run("ebr/frames")
+
+    rule ebr_table1:
+        input: code("ebr/table1"), FRAMES, made("ebr/recogniser")
+        output: pages("ebr/table1"), table("ebr/table1"), pictures("ebr/table1", "ebr/table1_maps")
+        params: chosen("ebr/table1")
+        threads: threads_of("ebr/table1")
+        shell: run("ebr/table1")
+
+    rule ebr_table3:
+        input: code("ebr/table3"), FRAMES, made("ebr/recogniser")
+        output: pages("ebr/table3"), table("ebr/table3"), pictures("ebr/table3")
+        params: chosen("ebr/table3")
+        threads: threads_of("ebr/table3")
+        shell: run("ebr/table3")
+
+    rule ebr_table4:
+        input: code("ebr/table4"), FRAMES, made("ebr/recogniser")
+        output: pages("ebr/table4"), table("ebr/table4"), pictures("ebr/table4")
+        params: chosen("ebr/table4")
+        threads: threads_of("ebr/table4")
+        shell: run("ebr/table4")
+
+    rule ebr_figure1:
+        input: code("ebr/figure1"), FRAMES, made("ebr/recogniser")
+        output: pages("ebr/figure1"), pictures("ebr/figure1")
+        params: chosen("ebr/figure1")
+        threads: threads_of("ebr/figure1")
+        shell: run("ebr/figure1")
+
+    rule ebr_figure5:
+        input: code("ebr/figure5"), FRAMES, made("ebr/recogniser")
+        output: pages("ebr/figure5"), pictures(*(f"ebr/figure5{'abcdefgh'[k]}" for k in range(len(read_scale(Path(SCALE), "ebr/figure5")["shown"]))))
+        params: chosen("ebr/figure5")
+        threads: threads_of("ebr/figure5")
+        shell: run("ebr/figure5")
+
+    rule ebr_figure6:
+        input: code("ebr/figure6"), FRAMES, made("ebr/recogniser")
+        output: pages("ebr/figure6"), pictures(*(f"ebr/figure6{'abcdefgh'[k]}{part}" for k in range(len(read_scale(Path(SCALE), "ebr/figure6")["shown"])) for part in ("", "_curve")))
+        params: chosen("ebr/figure6")
+        threads: threads_of("ebr/figure6")
+        shell: run("ebr/figure6")
+
+rule ebr_recogniser:
+    input: code("ebr/recogniser"), FRAMES
+    output: pages("ebr/recogniser"), made("ebr/recogniser"), f"{REPORTS}/ebr/recogniser.claims.csv"
+    params: chosen("ebr/recogniser")
+    threads: threads_of("ebr/recogniser")
+    shell: run("ebr/recogniser")
+
+rule ebr_table2:
+    input: code("ebr/table2"), made("ebr/recogniser")
+    output: pages("ebr/table2"), table("ebr/table2"), pictures("ebr/table2")
+    params: chosen("ebr/table2")
+    threads: threads_of("ebr/table2")
+    shell: run("ebr/table2")
+
+rule ebr_figure2:
+    input: code("ebr/figure2")
+    output: pages("ebr/figure2"), pictures("ebr/figure2")
+    params: chosen("ebr/figure2")
+    threads: threads_of("ebr/figure2")
+    shell: run("ebr/figure2")
+
+rule ebr_figure3:
+    input: code("ebr/figure3")
+    output: pages("ebr/figure3"), pictures("ebr/figure3")
+    params: chosen("ebr/figure3")
+    threads: threads_of("ebr/figure3")
+    shell: run("ebr/figure3")
+
+rule ebr_figure7:
+    input: code("ebr/figure7"), made("ebr/recogniser")
+    output: pages("ebr/figure7"), pictures("ebr/figure7"), f"{REPORTS}/ebr/figure7.claims.csv"
+    params: chosen("ebr/figure7")
+    threads: threads_of("ebr/figure7")
+    shell: run("ebr/figure7")
+
+rule ebr_claims:
+    input: code("ebr/claims"), [f"{REPORTS}/ebr/{name}.claims.csv" for name in read_scale(Path(SCALE), "ebr/claims")["tables"]]
+    output: pages("ebr/claims"), f"{REPORTS}/ebr/claims.csv", pictures("ebr/claims")
+    params: chosen("ebr/claims")
+    threads: threads_of("ebr/claims")
+    shell: run("ebr/claims")
+
+if "ebr/protocol" in SECTIONS:
+    rule ebr_protocol:
+        input: code("ebr/protocol"), ACTS_MADE
+        output: pages("ebr/protocol"), f"{REPORTS}/ebr/protocol.csv", pictures("ebr/protocol")
+        params: chosen("ebr/protocol")
+        threads: threads_of("ebr/protocol")
+        shell: run("ebr/protocol")
