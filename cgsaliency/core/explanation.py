@@ -7,18 +7,16 @@ __all__ = ['Explanation', 'merged', 'scaled', 'distribution', 'Peak', 'peak', 'i
            'load_explanation', 'drawn']
 
 # %% ../../nbs/core/explanation.ipynb #c67585df
-import io, json
+import io
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .artefacts import written_whole
+from .artefacts import load_tensors, save_tensors
 from .errors import BadInput
 from .geometry import Grid, View
 
@@ -143,23 +141,15 @@ def save_explanation(
     "The path of the file, written whole."
     about = {"targets": explanation.targets, "grid": asdict(explanation.grid), "view": asdict(explanation.view),
              "method": explanation.method, "settings": explanation.settings, "times": explanation.times, "measure": explanation.measure}
-    with written_whole(path) as part:
-        save_file({"saliency": explanation.saliency.contiguous().cpu()}, part, {"explanation": json.dumps(about)})
-    return Path(path)
+    return save_tensors(path, {"saliency": explanation.saliency}, "explanation", about)
 
 def load_explanation(
     path: Path,  # of a file by `save_explanation`
 ) -> Explanation:
     "The explanation in the file. Raises BadInput for one that is missing, cut off, or of another kind."
-    remedy = "Make it again with save_explanation"
-    try:
-        with safe_open(path, "pt") as file:
-            about, saliency = json.loads((file.metadata() or {})["explanation"]), file.get_tensor("saliency")
-    except FileNotFoundError: raise BadInput(path, "is not there", remedy) from None
-    except SafetensorError as error: raise BadInput(path, f"is not a whole safetensors file ({error})", remedy) from None
-    except KeyError as error: raise BadInput(path, f"holds no explanation: {error} is missing", remedy) from None
-    return Explanation(saliency, tuple(about["targets"]), Grid(**about["grid"]), View(**about["view"]), about["method"],
-                       about["settings"], tuple(about["times"]), about["measure"])
+    def make(about: dict, tensors: dict[str, Tensor]) -> Explanation:
+        return Explanation(tensors["saliency"], tuple(about["targets"]), Grid(**about["grid"]), View(**about["view"]), about["method"], about["settings"], tuple(about["times"]), about["measure"])
+    return load_tensors(path, "explanation", make, "Make it again with save_explanation")
 
 # %% ../../nbs/core/explanation.ipynb #8a860702
 def drawn(

@@ -6,18 +6,16 @@
 __all__ = ['Sequences', 'save_sequences', 'load_sequences', 'read_sampled']
 
 # %% ../../nbs/models/sequences.ipynb #eaaa37c9
-import json, zipfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.artefacts import written_whole
+from ..core.artefacts import load_tensors, save_tensors
 from ..core.errors import BadInput
 
 # %% ../../nbs/models/sequences.ipynb #1d244ed5
@@ -55,21 +53,15 @@ def save_sequences(
 ) -> Path:
     "The path of the file, written whole, in half precision."
     about = {"ids": sequences.ids, "labels": sequences.labels, "rates": sequences.rates}
-    with written_whole(path) as part: save_file({str(k): values.half().contiguous() for k, values in enumerate(sequences.values)}, part, {"sequences": json.dumps(about)})
-    return Path(path)
+    return save_tensors(path, {str(k): values.half() for k, values in enumerate(sequences.values)}, "sequences", about)
 
 def load_sequences(
     path: Path,   # of a file by `save_sequences`
 ) -> Sequences:
     "The sequences in the file, float32. Raises BadInput for one that is missing, cut off, or of another kind."
-    remedy = "Extract the features again"
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["sequences"])
-            return Sequences(tuple(about["ids"]), tuple(about["labels"]), tuple(file.get_tensor(str(k)).float() for k in range(len(about["ids"]))), tuple(about["rates"]))
-    except FileNotFoundError: raise BadInput(path, "is not there", remedy) from None
-    except SafetensorError as error: raise BadInput(path, f"is not a whole safetensors file ({error})", remedy) from None
-    except KeyError as error: raise BadInput(path, f"holds no sequences: {error} is missing", remedy) from None
+    def make(about: dict, tensors: dict[str, Tensor]) -> Sequences:
+        return Sequences(tuple(about["ids"]), tuple(about["labels"]), tuple(tensors[str(k)].float() for k in range(len(about["ids"]))), tuple(about["rates"]))
+    return load_tensors(path, "sequences", make, "Extract the features again")
 
 # %% ../../nbs/models/sequences.ipynb #124327d2
 def read_sampled(
