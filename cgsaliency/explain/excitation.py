@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
-from .layers import refuse_not_finite, watched
+from ..core.layers import refuse_not_finite, watched
 
 # %% ../../nbs/explain/excitation.ipynb #0e11592c
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
 from .excitation import follow
 from .gradient import gradient_in_time, largest
-from .layers import refuse_not_finite, watched
+from ..core.layers import refuse_not_finite, watched
 from .recurrent import evidence_in_time
 
 # %% ../../nbs/explain/frames.ipynb #a46d8329

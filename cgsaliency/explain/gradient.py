@@ -15,7 +15,7 @@ from ..core.contracts import Recogniser, at_rest
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
-from .layers import refuse_not_finite, watched
+from ..core.layers import refuse_not_finite, watched
 
 # %% ../../nbs/explain/gradient.ipynb #53b6b6b3
 def largest(derivative: Tensor, response: Tensor) -> Tensor:

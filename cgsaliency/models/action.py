@@ -22,6 +22,7 @@ from ..core.artefacts import read_json, write_json
 from ..core.contracts import Unrolled, at_rest
 from ..core.errors import BadInput
 from ..core.geometry import View
+from ..core.layers import watched
 from ..core.records import Record
 from ..core.run import best_device
 from ..data.frames import picture_of
@@ -82,13 +83,13 @@ def features_of(
     layer: str = SOURCE,   # whose output the recurrent layers read
     together: int = 64,    # frames in one pass
 ) -> tuple[Tensor, Tensor]:
-    "What the layer gives, T × D, and the scores of single frames, T × classes."
-    found, device = [], next(network.parameters()).device
-    handle = network.get_submodule(layer).register_forward_hook(lambda module, given, value: found.append(value.flatten(1).clone().cpu()))
-    try:
-        with at_rest(network): scores = torch.cat([network(some.to(device)).cpu() for some in pictures.split(together)])
-    finally: handle.remove()
-    return torch.cat(found), scores
+    "What the layer gives, T × D, and the scores of single frames, T × classes. Raises BadInput for a layer that is not there."
+    values, scores, device = [], [], next(network.parameters()).device
+    with watched(network, [layer]) as outputs:
+        for some in pictures.split(together):
+            scores.append(network(some.to(device)).cpu())
+            values.append(outputs[layer].detach().flatten(1).cpu())
+    return torch.cat(values), torch.cat(scores)
 
 # %% ../../nbs/models/action.ipynb #db76fa06
 class ActionRecogniser(nn.Module):
