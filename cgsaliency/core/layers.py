@@ -28,7 +28,7 @@ def watched(
     network: nn.Module,
     names: Sequence[str],   # layers, as `named_modules` calls them; '' is the input
 ) -> Iterator[dict[str, Tensor]]:
-    "The output of each of these layers, by name, when the network has run; inside, the network is at rest. Raises BadInput for a layer that it does not have."
+    "The output of each of these layers, by name, when the network has run; inside, the network is at rest. Raises BadInput for a layer that it does not have, and for one that took no part."
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, value: Any) -> Tensor:
@@ -43,6 +43,8 @@ def watched(
     for parameter in frozen: parameter.requires_grad_(False)
     try:
         with at_rest(network): yield outputs
+        idle = [name for name in names if name not in outputs]
+        if idle: raise BadInput(f"layer {idle[0]}", "took no part when the network ran", "Choose a layer that leads to the scores")
     finally:
         for handle in handles: handle.remove()
         for parameter in frozen: parameter.requires_grad_(True)

@@ -14,52 +14,32 @@ from torch import Tensor, nn
 from ..core.contracts import Recogniser, Unrolling
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
-from .excitation import follow
-from .gradient import gradient_in_time, largest
-from ..core.layers import refuse_not_finite, watched
+from .excitation import by_excitation
+from .gradient import by_gradients, gradient_in_time
+from .maps import Down, Way, explained, taken_down
 from .recurrent import evidence_in_time
 
 # %% ../../nbs/explain/frames.ipynb #a46d8329
-def _plainly(network: nn.Module, pictures: Tensor, at: str, source: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    "What `source` gave, and what takes a signal there down to the map at `at`: by gradients."
-    with torch.inference_mode(False), torch.enable_grad(), watched(network, [at, source]) as outputs: scores = network(pictures)
-    refuse_not_finite(scores, network, pictures)
-    response = outputs[at].detach()
-    return outputs[source], lambda signal: largest(torch.autograd.grad(outputs[source], outputs[at], signal, retain_graph=True)[0], response)
-
-def _by_excitation(network: nn.Module, pictures: Tensor, at: str, source: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    "What `source` gave, and what takes a signal there down to the map at `at`: by excitation backprop."
-    followed = follow(network, pictures, [at], source)
-    return followed.source, lambda signal: followed.evidence(signal, [at])[at].sum(1)
-
 def in_frames(
     network: nn.Module,
     source: str,                    # the layer whose output the recurrent layers read
     pictures: Tensor,               # T × 3 × H × W, normalised
     signals: Callable[[Tensor], Tensor],  # from features T × D to K × T × D, what speaks for each target
     at: str,                        # the layer with cells
-    way: Callable = _by_excitation,
+    way: Way = by_excitation,       # or `by_gradients`
     together: int = 16,             # frames in one pass
     kept: int = 256,                # frames of which what is needed for the way down is kept
 ) -> Tensor:                        # K × T × rows × columns
     "The signals, taken down to the cells of each frame. Raises BadInput as `follow`."
-    values, downs = [], []
-    for some in pictures.split(together):
-        source_output, down = way(network, some, at, source)
-        values.append(source_output.detach().flatten(1)); downs.append(down if len(pictures) <= kept else None)
-    found, shape = signals(torch.cat(values)), source_output.shape[1:]
-    maps = []
-    for k, some in enumerate(pictures.split(together)):
-        down = downs[k] or way(network, some, at, source)[1]
-        maps.append(torch.stack([down(one.unflatten(1, shape)).detach().cpu() for one in found[:, k * together:k * together + len(some)]]))
-        downs[k] = None
-    return torch.cat(maps, 1)
+    def up(some: Tensor) -> tuple[Tensor, Down | None]:
+        output, down = way(network, some, at, source)
+        return output.detach(), down if len(pictures) <= kept else None
+    chunks = pictures.split(together)
+    ups = [up(some) for some in chunks]
+    found = signals(torch.cat([output.flatten(1) for output, _ in ups])).unflatten(2, ups[0][0].shape[1:])
+    return taken_down((some, down or way(network, chunk, at, source)[1]) for some, (_, down), chunk in zip(found.split(together, 1), ups, chunks))
 
 # %% ../../nbs/explain/frames.ipynb #d42edb02
-def _explanation(maps: Tensor, pictures: Tensor, targets: dict[str, int], grid: Grid | None, view: View | None, times: Sequence[float] | None, method: str, settings: dict) -> Explanation:
-    height, width = pictures.shape[2:]
-    return Explanation(maps, tuple(targets), grid or Grid.even(*maps.shape[2:], height, width), view or View.whole(width, height, width), method, settings, tuple(times) if times is not None else tuple(map(float, range(len(pictures)))))
-
 def eb_r(
     network: nn.Module,
     source: str,                    # the layer whose output the recurrent layers read, as `named_modules` calls it
@@ -78,8 +58,8 @@ def eb_r(
 ) -> Explanation:
     "The evidence of each cell of each frame for each target, signed with contrast. Raises BadInput as `follow` and `evidence_in_time` (ebr, section 3)."
     def signals(values: Tensor) -> Tensor: return torch.cat([evidence_in_time(recogniser, values[None], number, step, contrast, reading) for number in targets.values()]).clone()
-    maps = in_frames(network, source, pictures, signals, at, _by_excitation, together, kept)
-    return _explanation(maps, pictures, targets, grid, view, times, "cEB-R" if contrast else "EB-R", {"at": at, "source": source, "reading": reading, "step": step})
+    maps = in_frames(network, source, pictures, signals, at, by_excitation, together, kept)
+    return explained(maps, pictures, targets, "cEB-R" if contrast else "EB-R", {"at": at, "source": source, "reading": reading, "step": step}, grid, view, times)
 
 def bp_r(
     network: nn.Module,
@@ -97,5 +77,5 @@ def bp_r(
 ) -> Explanation:
     "The largest absolute derivative of each class's score at each cell of each frame: BP-R. Raises BadInput as `watched` and `gradient_in_time` (Simonyan et al. 2014, through time)."
     def signals(values: Tensor) -> Tensor: return torch.cat([gradient_in_time(recogniser, values[None], number, step) for number in targets.values()])
-    maps = in_frames(network, source, pictures, signals, at, _plainly, together, kept)
-    return _explanation(maps, pictures, targets, grid, view, times, "BP-R", {"at": at, "source": source, "step": step})
+    maps = in_frames(network, source, pictures, signals, at, by_gradients, together, kept)
+    return explained(maps, pictures, targets, "BP-R", {"at": at, "source": source, "step": step}, grid, view, times)
