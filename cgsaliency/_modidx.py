@@ -549,6 +549,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                            'cgsaliency/explain/excitation.py'),
                                                'cgsaliency.explain.excitation.Followed._down': ( 'explain/excitation.html#followed._down',
                                                                                                  'cgsaliency/explain/excitation.py'),
+                                               'cgsaliency.explain.excitation.Followed._output': ( 'explain/excitation.html#followed._output',
+                                                                                                   'cgsaliency/explain/excitation.py'),
                                                'cgsaliency.explain.excitation.Followed.evidence': ( 'explain/excitation.html#followed.evidence',
                                                                                                     'cgsaliency/explain/excitation.py'),
                                                'cgsaliency.explain.excitation.LinearMap': ( 'explain/excitation.html#linearmap',

@@ -7,10 +7,9 @@ __all__ = ['MATRIX', 'RULES', 'ORDINARY', 'LinearMap', 'convolution', 'Run', 'St
            'by_excitation', 'excitation']
 
 # %% ../../nbs/explain/excitation.ipynb #1dd453ee
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +79,7 @@ class Step:
         "Nothing; counts what was dropped."
         if value != 0: self.run.lost[self.layer] = self.run.lost.get(self.layer, 0.0) + float(value)
 
+# %% ../../nbs/explain/excitation.ipynb #ec1d2a39
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, made, linear, step):
@@ -94,6 +94,19 @@ class _Linear(torch.autograd.Function):
         ctx.step.drop(dropped)
         return kept, None, None, None, None
 
+class _Unchanged(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, made, positive):
+        ctx.positive = positive
+        if positive: ctx.save_for_backward(x)
+        return made(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, winning):
+        return torch.where(ctx.saved_tensors[0] > 0, winning, 0.0) if ctx.positive else winning, None, None
+
+# %% ../../nbs/explain/excitation.ipynb #00c4d43a
 class _Average(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, pool, step):
@@ -128,19 +141,7 @@ class _Sum(torch.autograd.Function):
         ctx.step.drop(torch.where(total != 0, 0.0, winning).sum())
         return one * shares, other * shares, None
 
-class _Unchanged(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, made, positive):
-        ctx.positive = positive
-        if positive: ctx.save_for_backward(x)
-        return made(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, winning):
-        return torch.where(ctx.saved_tensors[0] > 0, winning, 0.0) if ctx.positive else winning, None, None
-
-# %% ../../nbs/explain/excitation.ipynb #00c4d43a
+# %% ../../nbs/explain/excitation.ipynb #0db5759b
 def _apply_linear(run: Run, x: Tensor, weight: Tensor, linear: LinearMap, made: Callable[[Tensor], Tensor]) -> Tensor:
     step = run.step()
     out = _Linear.apply(x, weight.detach(), made, linear, step)
@@ -154,15 +155,19 @@ def _rule_conv2d(run: Run, func: Callable, input: Tensor, weight: Tensor, bias: 
     if isinstance(padding, str): padding = 0 if padding == "valid" else [(size - 1) // 2 * step for size, step in zip(weight.shape[2:], (dilation, dilation) if isinstance(dilation, int) else dilation)]
     return _apply_linear(run, input, weight, convolution(stride, padding, dilation, groups), lambda x: func(x, weight, bias, stride, padding, dilation, groups))
 
-def _rule_batch_norm(run: Run, func: Callable, input: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *more: Any, eps: float = 1e-5, **named: Any) -> Tensor:
-    normed = lambda x: F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, more[2] if len(more) > 2 else eps)
+def _rule_batch_norm(
+    run: Run, func: Callable, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:
+    layer = f"layer {run.step().layer}"
+    if training or running_mean is None: raise BadInput(layer, "is a batch norm by the statistics of the pictures it is given, so that each speaks for the others", "Train it with track_running_stats=True, or explain from or to a layer on the other side of it")
+    def normed(x: Tensor) -> Tensor: return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
     if run.batchnorm == "identity": return _Unchanged.apply(input, normed, False)
-    made_by = getattr(input, "made_by", None)
-    if made_by is None: raise BadInput(f"layer {run.step().layer}", "is a batch norm that no convolution or linear layer comes right before", "Choose batchnorm='identity'")
-    x, own, linear = made_by
-    scale = (1 if weight is None else weight) / (running_var + (more[2] if len(more) > 2 else eps)).sqrt()
+    if not hasattr(input, "made_by"): raise BadInput(layer, "is a batch norm that no convolution or linear layer comes right before", "Choose batchnorm='identity'")
+    x, own, linear = input.made_by
+    scale = (1 if weight is None else weight) / (running_var + eps).sqrt()
     return _apply_linear(run, x, own * scale.view(-1, *[1] * (own.ndim - 1)), linear, lambda x: normed(input.detach()))
 
+# %% ../../nbs/explain/excitation.ipynb #c577977b
 def _rule_average(run: Run, func: Callable, input: Tensor, *more: Any, **named: Any) -> Tensor:
     return _Average.apply(input, lambda x: func(x, *more, **named), run.step())
 
@@ -185,6 +190,7 @@ RULES = {"linear": _rule_linear, "conv2d": _rule_conv2d, "batch_norm": _rule_bat
          **dict.fromkeys(("relu6", "hardtanh"), _rule_relu6), **dict.fromkeys(("add", "iadd", "radd"), _rule_add), **dict.fromkeys(("mul", "imul", "rmul", "truediv", "div", "sub", "isub"), _rule_constant)}
 ORDINARY = ("max_pool2d", "adaptive_max_pool2d", "dropout", "dropout2d", "flatten", "reshape", "view", "permute", "transpose", "contiguous", "cat", "concat", "squeeze", "unsqueeze", "getitem", "chunk", "split", "clone", "unflatten")
 
+# %% ../../nbs/explain/excitation.ipynb #67f51d9f
 class Rules(TorchFunctionMode):
     "Inside it, operations on tensors that autograd follows go back by the rules."
 
@@ -215,20 +221,30 @@ class Followed:
         at: Sequence[str],            # of the watched layers
         contrast: str | None = None,  # 'top': the difference to the dual is taken where the last linear layer was given its input; or at a watched layer above those asked for
     ) -> dict[str, Tensor]:
-        "P of the outputs of these layers, by name; what was dropped on the way is added to `run.lost`."
-        targets = [self.outputs[name] for name in at]
-        if contrast is None: return dict(zip(at, self._down(self.source, targets, seed)))
-        (x, step), = [self.run.top]
-        where = x if contrast == "top" else self.outputs[contrast]
-        ours, = self._down(self.source, [where], seed)
+        "P of the outputs of these layers, by name; what was dropped on the way is added to `run.lost`. Raises BadInput for a layer that was not watched or nothing leads down to, and where there is nothing to contrast."
+        targets = {name: self._output(name) for name in at}
+        if contrast is None: return self._down(self.source, targets, seed)
+        if self.run.top is None: raise BadInput("contrast", f"no linear layer or convolution lies between {' or '.join(self.outputs)} and the scores", "Explain a layer further down, or choose contrast=None")
+        given, step = self.run.top
+        layer, where = (step.layer, given) if contrast == "top" else (contrast, self._output(contrast))
+        ours = self._down(self.source, {layer: where}, seed)[layer]
         step.negated = True
-        try: contrary, = self._down(self.source, [where], seed)
+        try: contrary = self._down(self.source, {layer: where}, seed)[layer]
         finally: step.negated = False
-        return dict(zip(at, self._down(where, targets, ours - contrary)))
+        if torch.equal(ours, contrary) and ours.any(): raise BadInput("contrast", f"layer {contrast} does not lie below {step.layer}, the last linear layer, whose dual it takes", "Choose 'top', or a layer below that one")
+        return self._down(where, targets, ours - contrary)
 
-    def _down(self, start: Tensor, targets: list[Tensor], signal: Tensor) -> tuple[Tensor, ...]:
-        return tuple(signal if target is start else torch.autograd.grad(start, target, signal, retain_graph=True)[0] for target in targets) if any(target is start for target in targets) else torch.autograd.grad(start, targets, signal, retain_graph=True)
+    def _output(self, name: str) -> Tensor:
+        if name not in self.outputs: raise BadInput(f"layer {name}", f"was not watched; those that were: {', '.join(map(repr, self.outputs))}", "Give it to `follow` among the layers")
+        return self.outputs[name]
 
+    def _down(self, start: Tensor, targets: dict[str, Tensor], signal: Tensor) -> dict[str, Tensor]:
+        handed = dict(zip(targets, torch.autograd.grad(start, list(targets.values()), signal, retain_graph=True, allow_unused=True)))
+        for name, P in handed.items():
+            if P is None: raise BadInput(f"layer {name}", "nothing is handed down to it: it lies on no way down from where probabilities start", "Choose a layer below that, or start further up")
+        return handed
+
+# %% ../../nbs/explain/excitation.ipynb #6e2486e8
 def follow(
     network: nn.Module,            # from pictures to scores; at rest while it runs, and afterwards as before
     inputs: Tensor,                # B × 3 × H × W, normalised as the network wants them
