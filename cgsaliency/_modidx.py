@@ -659,8 +659,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                        'cgsaliency/explain/recurrent.py'),
                                               'cgsaliency.explain.recurrent._slope': ( 'explain/recurrent.html#_slope',
                                                                                        'cgsaliency/explain/recurrent.py'),
-                                              'cgsaliency.explain.recurrent._squashed': ( 'explain/recurrent.html#_squashed',
-                                                                                          'cgsaliency/explain/recurrent.py'),
                                               'cgsaliency.explain.recurrent.evidence_in_time': ( 'explain/recurrent.html#evidence_in_time',
                                                                                                  'cgsaliency/explain/recurrent.py'),
                                               'cgsaliency.explain.recurrent.through_layers': ( 'explain/recurrent.html#through_layers',

@@ -9,10 +9,9 @@ __all__ = ['READINGS', 'through_layers', 'evidence_in_time']
 from typing import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.contracts import Unrolled, Unrolling, at_rest
+from ..core.contracts import SQUASHES, Unrolled, Unrolling, at_rest
 from ..core.errors import BadInput
 from .excitation import MATRIX
 
@@ -25,12 +24,10 @@ def _before(states: Tensor) -> Tensor:
     "Of each step the state before it; zeros before the first."
     return torch.cat([torch.zeros_like(states[:1]), states[:-1]])
 
-def _squashed(squash: str, x: Tensor) -> Tensor: return x.relu() if squash == "relu" else x.tanh()
-
 def _as_coded_lstm(layer: Unrolled, signal: Tensor) -> Tensor:
     "What reaches the gates, T × B × 4H, of what reaches the outputs, T × B × H."
     i, f, g, o, c = (layer.gates[name] for name in "ifgoc")
-    shown, before = _squashed(layer.squash, c), _before(c)
+    shown, before = SQUASHES[layer.squash](c), _before(c)
     cells, carried = torch.zeros_like(signal), torch.zeros_like(signal[0])
     direct = signal * o * _slope(layer.squash, shown)
     for t in range(len(signal) - 1, -1, -1):
@@ -53,7 +50,8 @@ def _share(part: Tensor, total: Tensor) -> Tensor: return torch.where(total > 0,
 
 def _as_written(layer: Unrolled, signal: Tensor) -> tuple[Tensor, Tensor]:
     "P of the inputs, T × B × D, and what was dropped, of P of the outputs."
-    hidden, rows = layer.outputs.shape[-1], slice(2 * layer.outputs.shape[-1], 3 * layer.outputs.shape[-1])      # of g, or of n
+    H = layer.outputs.shape[-1]
+    rows = slice(2 * H, 3 * H)      # of g, or of n
     into, back = layer.into[rows].clamp(min=0), layer.back[rows].clamp(min=0)
     if layer.kind == "lstm": kept, new, gate = layer.gates["f"] * _before(layer.gates["c"]), layer.gates["i"] * layer.gates["g"], torch.ones_like(layer.outputs)
     else: kept, new, gate = layer.gates["z"] * _before(layer.outputs), (1 - layer.gates["z"]) * layer.gates["n"], layer.gates["r"]
@@ -68,6 +66,7 @@ def _as_written(layer: Unrolled, signal: Tensor) -> tuple[Tensor, Tensor]:
         dropped = dropped + torch.where(total > 0, 0.0, state).sum() + torch.where(normaliser > 0, 0.0, candidate).sum()
     return evidence, dropped
 
+# %% ../../nbs/explain/recurrent.ipynb #4325b138
 READINGS = ("code", "paper")
 
 def through_layers(
