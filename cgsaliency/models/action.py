@@ -74,6 +74,7 @@ class ToyVGG(nn.Module):
         "Scores of each picture, B × classes."
         return self.classifier(self.avgpool(self.features(pictures)).flatten(1))
 
+# %% ../../nbs/models/action.ipynb #32c2d65e
 SOURCE = "classifier.4"    # fc7 after its ReLU, in VGG-16 and here
 
 @torch.no_grad()
@@ -91,7 +92,7 @@ def features_of(
             values.append(outputs[layer].detach().flatten(1).cpu())
     return torch.cat(values), torch.cat(scores)
 
-# %% ../../nbs/models/action.ipynb #db76fa06
+# %% ../../nbs/models/action.ipynb #20e37e23
 class ActionRecogniser(nn.Module):
     "An LSTM or GRU over the features of frames, on the Unrolling contract (Donahue et al. 2015; ebr, section 5.1)."
 
@@ -121,6 +122,7 @@ class ActionRecogniser(nn.Module):
         "The weights of the scores, classes × H."
         return self.head.weight
 
+# %% ../../nbs/models/action.ipynb #db76fa06
 def clips_of(
     total: int,         # frames of the video, ≥ 1
     length: int = 16,
@@ -178,6 +180,7 @@ def load_recogniser(
     except TypeError as error: raise BadInput(Path(folder) / "recogniser.json", f"are not sizes of a recogniser ({error})", "Train it again") from None
     return load_weights(model, Path(folder) / "best.safetensors").eval()
 
+# %% ../../nbs/models/action.ipynb #82cb1a4f
 def train_frames(
     network: nn.Module,         # trained in place, on the best device
     folder: Path,
