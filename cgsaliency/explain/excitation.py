@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
-from ..core.layers import refuse_not_finite, watched
+from ..core.layers import handed_down, refuse_not_finite, watched
 from .maps import Down, class_maps, explained
 
 # %% ../../nbs/explain/excitation.ipynb #0e11592c
@@ -223,26 +223,20 @@ class Followed:
     ) -> dict[str, Tensor]:
         "P of the outputs of these layers, by name; what was dropped on the way is added to `run.lost`. Raises BadInput for a layer that was not watched or nothing leads down to, and where there is nothing to contrast."
         targets = {name: self._output(name) for name in at}
-        if contrast is None: return self._down(self.source, targets, seed)
+        if contrast is None: return handed_down(self.source, targets, seed)
         if self.run.top is None: raise BadInput("contrast", f"no linear layer or convolution lies between {' or '.join(self.outputs)} and the scores", "Explain a layer further down, or choose contrast=None")
         given, step = self.run.top
         layer, where = (step.layer, given) if contrast == "top" else (contrast, self._output(contrast))
-        ours = self._down(self.source, {layer: where}, seed)[layer]
+        ours = handed_down(self.source, {layer: where}, seed)[layer]
         step.negated = True
-        try: contrary = self._down(self.source, {layer: where}, seed)[layer]
+        try: contrary = handed_down(self.source, {layer: where}, seed)[layer]
         finally: step.negated = False
         if torch.equal(ours, contrary) and ours.any(): raise BadInput("contrast", f"layer {contrast} does not lie below {step.layer}, the last linear layer, whose dual it takes", "Choose 'top', or a layer below that one")
-        return self._down(where, targets, ours - contrary)
+        return handed_down(where, targets, ours - contrary)
 
     def _output(self, name: str) -> Tensor:
         if name not in self.outputs: raise BadInput(f"layer {name}", f"was not watched; those that were: {', '.join(map(repr, self.outputs))}", "Give it to `follow` among the layers")
         return self.outputs[name]
-
-    def _down(self, start: Tensor, targets: dict[str, Tensor], signal: Tensor) -> dict[str, Tensor]:
-        handed = dict(zip(targets, torch.autograd.grad(start, list(targets.values()), signal, retain_graph=True, allow_unused=True)))
-        for name, P in handed.items():
-            if P is None: raise BadInput(f"layer {name}", "nothing is handed down to it: it lies on no way down from where probabilities start", "Choose a layer below that, or start further up")
-        return handed
 
 # %% ../../nbs/explain/excitation.ipynb #6e2486e8
 def follow(

@@ -16,7 +16,7 @@ from ..core.contracts import Recogniser, at_rest
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
-from ..core.layers import refuse_not_finite, watched
+from ..core.layers import handed_down, refuse_not_finite, watched
 from .maps import Down, class_maps, explained
 
 # %% ../../nbs/explain/gradient.ipynb #53b6b6b3
@@ -35,11 +35,11 @@ def by_gradients(
     source: str | None = None,   # the layer at which the signal starts; the scores by default
     seen: Callable[[Tensor, Tensor], Tensor] = largest,  # or `cam`
 ) -> tuple[Tensor, Down]:
-    "What came out at the source, and the way down by gradients (`explain.maps`). Raises BadInput as `watched`, and for numbers that are not finite."
+    "What came out at the source, and the way down by gradients (`explain.maps`). Raises BadInput as `watched`, and for numbers that are not finite; the way down for a layer that does not lie below the source."
     with torch.inference_mode(False), torch.enable_grad(), watched(network, [at, *([source] if source else [])]) as outputs: scores = network(pictures)
     refuse_not_finite(scores, network, pictures)
     start, response = outputs[source] if source else scores, outputs[at].detach()
-    return start, lambda signal: seen(torch.autograd.grad(start, outputs[at], signal, retain_graph=True)[0], response)
+    return start, lambda signal: seen(handed_down(start, {at: outputs[at]}, signal)[at], response)
 
 # %% ../../nbs/explain/gradient.ipynb #4a391db1
 def gradient(
