@@ -994,6 +994,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'cgsaliency/reproduce/claims.py'),
                                              'cgsaliency.reproduce.claims.draw_claims': ( 'reproduce/claims.html#draw_claims',
                                                                                           'cgsaliency/reproduce/claims.py'),
+                                             'cgsaliency.reproduce.claims.near': ( 'reproduce/claims.html#near',
+                                                                                   'cgsaliency/reproduce/claims.py'),
                                              'cgsaliency.reproduce.claims.over': ( 'reproduce/claims.html#over',
                                                                                    'cgsaliency/reproduce/claims.py'),
                                              'cgsaliency.reproduce.claims.read_claims': ( 'reproduce/claims.html#read_claims',
