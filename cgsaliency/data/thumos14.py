@@ -16,8 +16,7 @@ from typing import Callable, Iterator
 from ..core.artefacts import read_lines
 from ..core.errors import BadInput
 from ..core.records import Action, Part, Record, gathered
-from .frames import video_size
-from .ucf101 import stated_pace
+from .frames import stated_pace, video_size
 
 # %% ../../nbs/data/thumos14.ipynb #8320fdc2
 CLASSES20 = {"BaseballPitch": 7, "BasketballDunk": 9, "Billiards": 12, "CleanAndJerk": 21, "CliffDiving": 22, "CricketBowling": 23, "CricketShot": 24, "Diving": 26, "FrisbeeCatch": 31, "GolfSwing": 33,

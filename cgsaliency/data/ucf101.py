@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES24', 'LISTS_AGAIN', 'LISTED', 'WIDTH', 'HEIGHT', 'RATE', 'OLD_NAMES', 'LONGEST', 'WITHOUT', 'read_classes',
-           'read_split', 'Tubes', 'read_xgtf', 'read_corrected', 'load_ucf101', 'stated_pace']
+           'read_split', 'Tubes', 'read_xgtf', 'read_corrected', 'load_ucf101']
 
 # %% ../../nbs/data/ucf101.ipynb #d458179a
 import pickle, re
@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Callable, Collection, Iterator
 from xml.etree.ElementTree import Element
 
-import av
 import numpy as np
 from defusedxml.ElementTree import ParseError, fromstring
 
 from ..core.artefacts import read_lines
 from ..core.errors import BadInput
 from ..core.records import Action, Part, Record, gathered
-from .frames import video_size, video_times
+from .frames import stated_pace, video_size
 
 # %% ../../nbs/data/ucf101.ipynb #58c79ce0
 CLASSES24 = ("Basketball", "BasketballDunk", "Biking", "CliffDiving", "CricketBowling", "Diving", "Fencing", "FloorGymnastics", "GolfSwing", "HorseRiding", "IceDancing", "LongJump",
@@ -236,19 +235,6 @@ def _clip(root: Path, clip: str, name: str, boxes: str | None, corrected: dict[s
     tubes = corrected[clip] if boxes == "corrected" else read_xgtf(_spelled(root / "UCF101_24_Annotations" / f"{clip}.xgtf"))
     rate, _ = stated_pace(path)
     return Record(id, path, tubes.width, tubes.height, actions=tuple(replace(action, start=action.frames[0] / rate, stop=(action.frames[-1] + 1) / rate) for action in tubes.actions))
-
-def stated_pace(
-    path: Path,  # of a video file
-) -> tuple[float, float]:
-    "Frames a second, and how long the video runs, seconds, as its container says, else counted. Raises BadInput as `video_times`."
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            if stream.average_rate and stream.duration: return float(stream.average_rate), float(stream.duration * stream.time_base)
-    except (av.error.FFmpegError, IndexError): pass   # `video_times` says what is wrong
-    times = video_times(path)
-    step = times[-1] / (len(times) - 1) if len(times) > 1 else 1 / RATE
-    return 1 / step, times[-1] + step
 
 def _spelled(path: Path) -> Path:
     "The file, or one whose name and folder differ from its by capitals only."
