@@ -6,22 +6,13 @@ from random import Random
 
 import numpy as np
 import pytest
+from faults import refused
 from PIL import Image
 
-from cgsaliency.core.errors import BadInput
 from cgsaliency.core.records import Action
-from cgsaliency.data.frames import video_size, video_times, write_video
+from cgsaliency.data.frames import stated_pace, video_size, video_times, write_video
 from cgsaliency.data.thumos14 import CLASSES20, LATE, WRONG, load_thumos14, read_actions, read_detection_classes, read_intervals
-from cgsaliency.data.ucf101 import CLASSES24, LONGEST, load_ucf101, read_classes, read_corrected, read_split, read_xgtf, stated_pace
-
-
-def refused(use, *says: str) -> BadInput:
-    "The BadInput that the use raises: it says all of that, and its two sentences name the place and the remedy."
-    with pytest.raises(BadInput) as caught: use()
-    error = caught.value
-    assert all(one in str(error) for one in says), error
-    assert error.where and error.remedy and str(error).count(error.remedy) == 1, error
-    return error
+from cgsaliency.data.ucf101 import CLASSES24, LONGEST, load_ucf101, read_classes, read_corrected, read_split, read_xgtf
 
 
 # UCF101: XML of many hands
