@@ -213,7 +213,11 @@ PROPS = {   # form, colour, points across and up in body heights
 FRONTS = {"pool": [("polygon", (64, 150, 200), (-.9, .02, 6, .02, 6, -3, -.9, -3)), ("polygon", (120, 190, 226), (-.9, .02, 6, .02, 6, -.03, -.9, -.03)), ("polygon", (186, 188, 184), (-6, .04, -.2, .04, -.3, -3, -6, -3))]}
 NEEDED = ("pool", "bar", "pit")     # without which the action makes no sense
 
-def add_prop(scene: Scene, shapes: Sequence[tuple], spot: Spot) -> None:
+def add_prop(
+    scene: Scene,             # is given the shapes
+    shapes: Sequence[tuple],  # of PROPS or FRONTS
+    spot: Spot,               # of the athlete
+) -> None:
     "The scene is given the shapes of a prop."
     for form, colour, points in shapes:
         xs, ys = zip(*[spot.pixels(point) for point in zip(points[0::2], points[1::2])])
@@ -222,7 +226,14 @@ def add_prop(scene: Scene, shapes: Sequence[tuple], spot: Spot) -> None:
 # %% ../../nbs/data/athletes.ipynb #1e5062d5
 LENGTHS = {"stick": .45, "pole": 1.25}
 
-def add_things(scene: Scene, motion: Motion, time: float, body: dict[str, tuple[Point, ...]], look: Look, spot: Spot) -> None:
+def add_things(
+    scene: Scene,      # is given the shapes
+    motion: Motion,
+    time: float,       # in [0, 1]
+    body: dict[str, tuple[Point, ...]],  # of `joints_of` at that time
+    look: Look,
+    spot: Spot,
+) -> None:
     "The scene is given the things of that time, such as the ball, where they are in the picture."
     for kind, rows in motion.things.items():
         if not rows[0][0] <= time <= rows[-1][0]: continue
@@ -242,7 +253,13 @@ def add_things(scene: Scene, motion: Motion, time: float, body: dict[str, tuple[
             _disc(scene, tuple(c + (255 - c) // 2 for c in look.ball), spot, _moved(place, (-.3, .3), radius), radius * .4)
 
 # %% ../../nbs/data/athletes.ipynb #6eec245f
-def add_moment(scene: Scene, motion: Motion, time: float, look: Look, spot: Spot) -> tuple[int, int, int, int]:
+def add_moment(
+    scene: Scene,      # is given the shapes
+    motion: Motion,
+    time: float,       # in [0, 1]
+    look: Look,
+    spot: Spot,
+) -> tuple[int, int, int, int]:
     "The box of the actor at that time, above the water where there is any; empty where he is out of sight. The scene is given him and his things."
     body = joints_of(motion, time)
     x0, y0, x1, y1 = add_athlete(scene, look, body, spot)

@@ -96,6 +96,41 @@ OLD_NAMES = {"basketballshooting": "basketball", "walking": "walkingwithdog"}   
 LONGEST = 10_000   # frames; the longest clip of UCF101 has 1,776
 WITHOUT = "Fetch it again; if the published file is broken, leave the clip out with broken='skip' or take boxes='corrected'"
 
+def _plain(name: str) -> str: return re.sub(r"[^a-z]", "", name.lower())
+
+def _number(element: Element, field: str, where: str | Path) -> float:
+    found = re.fullmatch(r"\s*-?\d{1,9}(?:\.\d*)?\s*", element.get(field, ""))
+    if not found: raise BadInput(where, f"field '{field}' says {element.get(field)!r}; expected a number", WITHOUT)
+    return float(found[0])
+
+def _span(value: Element, last: int, where: str) -> range:
+    found = re.fullmatch(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*", value.get("framespan", ""))
+    if not found: raise BadInput(where, f"field 'framespan' says {value.get('framespan')!r}; expected '<first>:<last>'", WITHOUT)
+    return range(max(int(found[1]), 1), min(int(found[2]), last) + 1)
+
+def _stretches(boxes: dict[int, tuple], acting: set[int]) -> Iterator[list[int]]:
+    "The frames with a box of each unbroken stretch of acting."
+    stretch: list[int] = []
+    for frame in sorted(acting):
+        if stretch and frame > stretch[-1] + 1:
+            yield [one for one in stretch if one in boxes]
+            stretch = []
+        stretch.append(frame)
+    yield [one for one in stretch if one in boxes]
+
+# %% ../../nbs/data/ucf101.ipynb #a8abbef2
+def _person(thing: Element, name: str, last: int, where: str) -> tuple[dict[int, tuple[float, ...]], set[int]]:
+    "The person's box (x0, y0, x1, y1) in each frame, from 1, and the frames in which the person is said to act."
+    boxes, acting = {}, set()
+    for attribute in thing.findall("{*}attribute"):
+        kind = _plain(attribute.get("name", ""))
+        for value in attribute:
+            if kind == "location":
+                x, y, width, height = (_number(value, field, where) for field in ("x", "y", "width", "height"))
+                for frame in _span(value, last, where): boxes.setdefault(frame, (x, y, x + width, y + height))
+            elif OLD_NAMES.get(kind, kind) == _plain(name) and value.get("value") == "true": acting.update(_span(value, last, where))
+    return boxes, acting
+
 def read_xgtf(
     path: Path,  # UCF101_24_Annotations/<Class>/v_<Class>_gXX_cYY.xgtf
 ) -> Tubes:
@@ -117,40 +152,6 @@ def read_xgtf(
     actions = tuple(tube for tube in tubes if tube is not None)
     if not actions: raise BadInput(path, "has no box of a person", WITHOUT)
     return Tubes(actions, length if length > 0 else 1 + max(action.frames[-1] for action in actions), width, height)
-
-def _plain(name: str) -> str: return re.sub(r"[^a-z]", "", name.lower())
-
-def _number(element: Element, field: str, where: str | Path) -> float:
-    found = re.fullmatch(r"\s*-?\d{1,9}(?:\.\d*)?\s*", element.get(field, ""))
-    if not found: raise BadInput(where, f"field '{field}' says {element.get(field)!r}; expected a number", WITHOUT)
-    return float(found[0])
-
-def _person(thing: Element, name: str, last: int, where: str) -> tuple[dict[int, tuple[float, ...]], set[int]]:
-    "The person's box (x0, y0, x1, y1) in each frame, from 1, and the frames in which the person is said to act."
-    boxes, acting = {}, set()
-    for attribute in thing.findall("{*}attribute"):
-        kind = _plain(attribute.get("name", ""))
-        for value in attribute:
-            if kind == "location":
-                x, y, width, height = (_number(value, field, where) for field in ("x", "y", "width", "height"))
-                for frame in _span(value, last, where): boxes.setdefault(frame, (x, y, x + width, y + height))
-            elif OLD_NAMES.get(kind, kind) == _plain(name) and value.get("value") == "true": acting.update(_span(value, last, where))
-    return boxes, acting
-
-def _span(value: Element, last: int, where: str) -> range:
-    found = re.fullmatch(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*", value.get("framespan", ""))
-    if not found: raise BadInput(where, f"field 'framespan' says {value.get('framespan')!r}; expected '<first>:<last>'", WITHOUT)
-    return range(max(int(found[1]), 1), min(int(found[2]), last) + 1)
-
-def _stretches(boxes: dict[int, tuple], acting: set[int]) -> Iterator[list[int]]:
-    "The frames with a box of each unbroken stretch of acting."
-    stretch: list[int] = []
-    for frame in sorted(acting):
-        if stretch and frame > stretch[-1] + 1:
-            yield [one for one in stretch if one in boxes]
-            stretch = []
-        stretch.append(frame)
-    yield [one for one in stretch if one in boxes]
 
 # %% ../../nbs/data/ucf101.ipynb #55c8e9ef
 class _Kind:
@@ -181,6 +182,7 @@ class _Unpickler(pickle.Unpickler):
         if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in self.known: return self.known[name]
         raise ValueError(f"names {module}.{name}, which boxes do not need")
 
+# %% ../../nbs/data/ucf101.ipynb #d9e97a89
 def read_corrected(
     path: Path,  # pyannot.pkl
 ) -> dict[str, Tubes]:
@@ -205,6 +207,15 @@ def _corrected(name: str, tube: dict) -> Action:
     return action
 
 # %% ../../nbs/data/ucf101.ipynb #c3c92a4b
+def _spelled(path: Path) -> Path:
+    "The file, or one whose name and folder differ from its by capitals only."
+    return path if path.exists() else _near(_near(path.parent.parent, path.parent.name), path.name)
+
+def _near(folder: Path, name: str) -> Path:
+    alike = sorted(one for one in folder.iterdir() if one.name.casefold() == name.casefold()) if folder.is_dir() else []
+    return alike[0] if alike else folder / name
+
+# %% ../../nbs/data/ucf101.ipynb #2711b728
 def load_ucf101(
     root: Path,              # with UCF-101/, ucfTrainTestlist/, and UCF101_24_Annotations/ or ucf24_annotations/pyannot.pkl for boxes
     part: str = "test",      # 'train', 'val' or 'test'
@@ -235,11 +246,3 @@ def _clip(root: Path, clip: str, name: str, boxes: str | None, corrected: dict[s
     tubes = corrected[clip] if boxes == "corrected" else read_xgtf(_spelled(root / "UCF101_24_Annotations" / f"{clip}.xgtf"))
     rate, _ = stated_pace(path)
     return Record(id, path, tubes.width, tubes.height, actions=tuple(replace(action, start=action.frames[0] / rate, stop=(action.frames[-1] + 1) / rate) for action in tubes.actions))
-
-def _spelled(path: Path) -> Path:
-    "The file, or one whose name and folder differ from its by capitals only."
-    return path if path.exists() else _near(_near(path.parent.parent, path.parent.name), path.name)
-
-def _near(folder: Path, name: str) -> Path:
-    alike = sorted(one for one in folder.iterdir() if one.name.casefold() == name.casefold()) if folder.is_dir() else []
-    return alike[0] if alike else folder / name
