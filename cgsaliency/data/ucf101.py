@@ -69,6 +69,7 @@ def _listed(path: Path, numbers: dict[str, int]) -> tuple[str, ...]:
         if label and int(label) != numbers[name.casefold()]: raise BadInput(place, f"says class {label} of '{name}', which is {numbers[name.casefold()]} in classInd.txt", "Take the official lists, which count from 1")
         if f"{name}/{clip}" in clips: raise BadInput(place, f"'{clip}' is listed twice", LISTS_AGAIN)
         clips[f"{name}/{clip}"] = None
+    if not clips: raise BadInput(path, "names no clip", LISTS_AGAIN)
     return tuple(clips)
 
 def _group(clip: str) -> str: return clip.rpartition("_c")[0]
