@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from ..core.artefacts import write_json, written_whole
 from ..core.errors import BadInput
 from ..core.records import Action
-from .acts import HEIGHT, MOTIONS, WIDTH, ActClip, draw_film, imagine_act, imagine_untrimmed
+from .acts import HEIGHT, WIDTH, ActClip, draw_film, imagine_act, imagine_untrimmed
+from .athletes import MOTIONS
 from .films import Seen
 from .frames import write_video
 from .toybox import already_made
