@@ -22,7 +22,7 @@ from .frames import write_video
 from .toybox import already_made
 
 # %% ../../nbs/data/toyacts.ipynb #d4c74f1b
-VERSION = 1   # of what is drawn and written; a folder of another version is not the same
+VERSION = 2   # of what is drawn and written; a folder of another version is not the same
 OLD_NAMES = {"Diving": "diving", "GolfSwing": "golf_swing", "TennisSwing": "tennis_swing", "VolleyballSpiking": "volleyball_spiking"}   # in the xgtf files
 
 def xgtf(
