@@ -1,4 +1,4 @@
-"""Loaders of actions on broken files, one fault at a time, and on the official files and real clips, where they are."""
+"""Loaders of actions on broken files, one fault at a time, and on the official files and real clips, where they are; what a recogniser makes of short clips and unknown classes."""
 import pickle, shutil
 from collections import Counter
 from pathlib import Path
@@ -6,22 +6,22 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
+from faults import refused
 from PIL import Image
 
-from cgsaliency.core.errors import BadInput
 from cgsaliency.core.records import Action
-from cgsaliency.data.frames import video_size, video_times, write_video
+from cgsaliency.data.frames import read_frames, stated_pace, video_size, video_times, write_video
+from cgsaliency.data.joined import joined
 from cgsaliency.data.thumos14 import CLASSES20, LATE, WRONG, load_thumos14, read_actions, read_detection_classes, read_intervals
-from cgsaliency.data.ucf101 import CLASSES24, LONGEST, load_ucf101, read_classes, read_corrected, read_split, read_xgtf, stated_pace
-
-
-def refused(use, *says: str) -> BadInput:
-    "The BadInput that the use raises: it says all of that, and its two sentences name the place and the remedy."
-    with pytest.raises(BadInput) as caught: use()
-    error = caught.value
-    assert all(one in str(error) for one in says), error
-    assert error.where and error.remedy and str(error).count(error.remedy) == 1, error
-    return error
+from cgsaliency.data.ucf101 import CLASSES24, LONGEST, load_ucf101, read_classes, read_corrected, read_split, read_xgtf
+from cgsaliency.explain.excitation import excitation
+from cgsaliency.explain.frames import bp_r, eb_r
+from cgsaliency.explain.gradient import gradient, gradient_in_time
+from cgsaliency.explain.recurrent import evidence_in_time
+from cgsaliency.models.action import SOURCE as FC7, ActionRecogniser, ToyVGG, clips_of, train_recogniser, video_probabilities
+from cgsaliency.models.fit import Recipe
+from cgsaliency.models.sequences import Sequences
 
 
 # UCF101: XML of many hands
@@ -114,6 +114,26 @@ def test_a_person_who_acts_where_he_has_no_box_gives_no_tube(written):
     assert len(read_xgtf(written(person({"1:5": BOX}, {"6:9": "true"}), person({"1:5": BOX}, {"5:9": "true"}))).actions) == 1
 
 
+def test_overlaps_gaps_and_boxes_beyond_the_border_are_put_right_frame_by_frame(written):
+    "Of twelve frames with a box or two one is a gap, two lie outside and five are cut; what is left is counted."
+    left, right = (-10, 20, 30, 40), (310, 230, 60, 40)             # x, y, width, height: over the left border, over the lower right corner of 320 × 240
+    spans = {"5:8": BOX, "1:6": left, "10:12": right, "9:9": (400, 9, 20, 20), "13:13": (9, 300, 20, 20)}
+    (action,) = read_xgtf(written(person(spans, {"1:20": "true"}))).actions
+    assert action.frames == (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11) and (action.start, action.stop) == (0, 12 / 25)
+    assert Counter(action.boxes) == {(0, 20, 20, 60): 4, (10, 20, 40, 60): 4, (310, 230, 320, 240): 3}      # where two spans overlap, the first in the file holds
+
+
+@pytest.mark.parametrize("box", [(400, 9, 20, 20), (-50, 9, 50, 20), (9, 240, 20, 20), (9, 9, 0, 20), (9, 9, -5, 20)])
+def test_a_clip_whose_boxes_all_lie_outside_or_are_empty_is_named(written, box):
+    assert "broken='skip'" in refused(lambda: read_xgtf(written(person({"1:5": box}, {"1:5": "true"}))), "v_Diving_g01_c01.xgtf: has no box of a person").remedy
+
+
+@pytest.mark.parametrize("span", ["5", "1-5", "a:b", "-1:5", "", "1:5:9", "99999999999:1"])
+def test_a_span_of_another_form_is_named(written, span):
+    refused(lambda: read_xgtf(written(person({span: BOX}, {"1:5": "true"}))), "v_Diving_g01_c01.xgtf, object 3: field 'framespan' says", "expected '<first>:<last>'", "boxes='corrected'")
+    refused(lambda: read_xgtf(written(person({"1:5": BOX}, {span: "true"}))), "v_Diving_g01_c01.xgtf, object 3: field 'framespan' says", "expected '<first>:<last>'")
+
+
 @pytest.mark.parametrize("kept", [0, 1, 30, 200, 500])
 def test_xml_cut_off_is_named_with_what_to_do(written, kept):
     path = written(person({"1:5": BOX}, {"1:5": "true"}))
@@ -163,6 +183,128 @@ def test_a_pickle_that_asks_for_anything_else_is_refused(tmp_path, given):
                                          ({"ef": 0}, "frames 0 to 0"), ({"boxes": [[1, 2, 3, 4]] * 2}, "'list' object has no attribute"), ({"boxes": np.zeros((2, 3), int)}, "shape (2, 3)")])
 def test_tubes_that_contradict_themselves_are_named(tmp_path, wrong, says):
     refused(lambda: read_corrected(pickled(tmp_path / "pyannot.pkl", **wrong)), "clip 'Diving/v_Diving_g01_c01'", says)
+
+
+# UCF101: lists, clips and boxes together
+
+LISTED = {"classInd.txt": "1 Diving\n2 GolfSwing\n", "trainlist01.txt": "Diving/v_Diving_g05_c01.avi 1\nGolfSwing/v_GolfSwing_g02_c01.avi 2\n", "testlist01.txt": "Diving/v_Diving_g01_c01.avi\nGolfSwing/v_GolfSwing_g01_c01.avi\n"}
+
+
+@pytest.fixture
+def clips(tmp_path) -> Path:
+    "Two test clips of 9 frames, with their boxes, in a folder like UCF101's."
+    for name in ("Diving", "GolfSwing"):
+        write_video(tmp_path / f"UCF-101/{name}/v_{name}_g01_c01.avi", [Image.new("RGB", (64, 48), (20 * k, 80, 90)) for k in range(9)])
+        path = tmp_path / f"UCF101_24_Annotations/{name}/v_{name}_g01_c01.xgtf"
+        path.parent.mkdir(parents=True)
+        path.write_text(HEAD.format(FACT.format("NUMFRAMES", "dvalue", 9)) + person({"1:9": BOX}, {"1:9": "true"}, name) + TAIL)
+    (tmp_path / "ucfTrainTestlist").mkdir()
+    for file, text in LISTED.items(): (tmp_path / "ucfTrainTestlist" / file).write_text(text)
+    return tmp_path
+
+
+LISTS = {   # the file, what it says instead (None: it is not there), where the error says it is, and what it says
+    "no classes": ("classInd.txt", None, "classInd.txt", "is not there"),
+    "classes cut off": ("classInd.txt", "1 Diving\n2", "classInd.txt, line 2", "expected '<number> <Class>', found '2'"),
+    "classes cut to nothing": ("classInd.txt", "", "classInd.txt", "names no class"),
+    "a class lost": ("classInd.txt", "1 Diving\n", "list01.txt, line 2", "class 'GolfSwing' is not in classInd.txt"),
+    "no test list": ("testlist01.txt", None, "testlist01.txt", "is not there"),
+    "no training list": ("trainlist01.txt", None, "trainlist01.txt", "is not there"),
+    "a test list cut off": ("testlist01.txt", "Diving/v_Diving_g01_c01.avi\nGolfSwing/v_GolfSwing_g01", "testlist01.txt, line 2", "expected '<Class>/v_<Class>_gXX_cYY.avi'"),
+    "a test list cut to nothing": ("testlist01.txt", "\n", "testlist01.txt", "names no clip"),
+    "a training list cut off": ("trainlist01.txt", "Diving/v_Diving_g05_c01.avi 1\nGolfSwing/v_Golf", "trainlist01.txt, line 2", "expected '<Class>/v_<Class>_gXX_cYY.avi'"),
+    "a number of another class": ("trainlist01.txt", "Diving/v_Diving_g05_c01.avi 2\n", "trainlist01.txt, line 1", "says class 2 of 'Diving', which is 1 in classInd.txt"),
+    "a group on both sides": ("trainlist01.txt", "Diving/v_Diving_g01_c02.avi 1\n", "ucfTrainTestlist", "split 1 has Diving/v_Diving_g01 and 0 more groups in both"),
+    "bytes that are no text": ("testlist01.txt", b"Diving/v_Div\xff", "testlist01.txt", "is not UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("fault", LISTS)
+def test_a_list_that_is_missing_or_cut_off_is_named(clips, fault):
+    assert [record.id for record in load_ucf101(clips).records] == ["v_Diving_g01_c01", "v_GolfSwing_g01_c01"]
+    file, text, where, says = LISTS[fault]
+    path = clips / "ucfTrainTestlist" / file
+    path.unlink() if text is None else path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for choice in ({}, {"broken": "skip"}, {"part": "train", "broken": "skip"}):            # a broken list is no broken clip: it is never skipped
+        error = refused(lambda: load_ucf101(clips, **choice), says)
+        assert error.where.endswith(where) and "lists" in error.remedy
+
+
+@pytest.mark.parametrize("length", range(len(LISTED["testlist01.txt"]) - 1))
+def test_a_list_cut_anywhere_within_a_line_is_named(clips, length):
+    "Cut between two lines it cannot be told from a shorter one."
+    path, text = clips / "ucfTrainTestlist/testlist01.txt", LISTED["testlist01.txt"]
+    path.write_text(text[:length])
+    if text[:length] in ("Diving/v_Diving_g01_c01.avi", "Diving/v_Diving_g01_c01.avi\n"): assert len(read_split(clips)["test"]) == 1
+    else: refused(lambda: read_split(clips), "testlist01.txt", "Fetch the data set's lists again")
+
+
+CLIPS = {
+    "no video": ("UCF-101/{0}/v_{0}_g01_c01.avi", lambda path: path.unlink(), "there is no such video"),
+    "a video cut off": ("UCF-101/{0}/v_{0}_g01_c01.avi", lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]), "is cut off: it has"),
+    "a video without its last byte": ("UCF-101/{0}/v_{0}_g01_c01.avi", lambda path: path.write_bytes(path.read_bytes()[:-1]), "is cut off: it has"),
+    "no video but text": ("UCF-101/{0}/v_{0}_g01_c01.avi", lambda path: path.write_text("text " * 99), "cannot be decoded whole"),
+    "no boxes": ("UCF101_24_Annotations/{0}/v_{0}_g01_c01.xgtf", lambda path: path.unlink(), "is not there"),
+    "XML cut off": ("UCF101_24_Annotations/{0}/v_{0}_g01_c01.xgtf", lambda path: path.write_bytes(path.read_bytes()[:300]), "is not whole XML"),
+    "boxes outside": ("UCF101_24_Annotations/{0}/v_{0}_g01_c01.xgtf", lambda path: path.write_text(path.read_text().replace('x="10"', 'x="900"')), "has no box of a person"),
+    "a number that is none": ("UCF101_24_Annotations/{0}/v_{0}_g01_c01.xgtf", lambda path: path.write_text(path.read_text().replace('x="10"', 'x="1O"')), "field 'x' says '1O'; expected a number"),
+}
+
+
+@pytest.mark.parametrize("fault", CLIPS)
+def test_a_broken_clip_is_refused_or_left_out_and_counted(clips, fault):
+    file, damage, says = CLIPS[fault]
+    path = clips / file.format("Diving")
+    damage(path)
+    assert "etch" in refused(lambda: load_ucf101(clips, boxes="official"), path.name, says).remedy
+    rest = load_ucf101(clips, boxes="official", broken="skip")
+    assert [record.id for record in rest.records] == ["v_GolfSwing_g01_c01"] and rest.footnote.startswith("1 of 2 test records left out: ") and says in rest.footnote and path.name in rest.footnote
+    damage(clips / file.format("GolfSwing"))
+    refused(lambda: load_ucf101(clips, boxes="official", broken="skip"), "no test record can be used; the first", says)
+
+
+def test_a_class_that_the_lists_do_not_know_is_named(clips):
+    refused(lambda: load_ucf101(clips, classes=["Diving", "Juggling"]), "there is no class 'Juggling'", "Choose of classInd.txt")
+    refused(lambda: load_ucf101(clips, classes=["Archery"], boxes="official"), "there is no class 'Archery' with boxes", "CLASSES24")
+    (clips / "UCF-101/Diving/v_Diving_g01_c01.avi").rename(clips / "UCF-101/v_Archery_g01_c01.avi")
+    path = clips / "UCF101_24_Annotations/Diving/v_Diving_g01_c01.xgtf"
+    refused(lambda: read_xgtf(path.rename(path.with_name("v_Archery_g01_c01.xgtf"))), "v_Archery_g01_c01.xgtf: is not named v_<Class>_gXX_cYY.xgtf with one of the 24 classes", "Keep the official names")
+
+
+# What a recogniser is given
+
+@pytest.fixture(scope="module")
+def recogniser() -> ActionRecogniser:
+    torch.manual_seed(0)
+    return ActionRecogniser(("Diving", "GolfSwing"), features=6, hidden=5).eval()
+
+
+def test_a_clip_of_fewer_frames_than_a_network_looks_at(clips, recogniser, tmp_path):
+    "Nothing is dropped, and what is shown twice is counted."
+    (record,) = load_ucf101(clips, boxes="official", classes=["Diving"]).records
+    clip = read_frames(record.path, 16)
+    assert (clip.total, len(clip.frames)) == (9, 16) and clip.indices == (0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8) and max(action.frames[-1] for action in record.actions) == 8
+    assert clips_of(9) == [range(9)] and clips_of(15) == [range(15)] and clips_of(16) == [range(16)] and clips_of(17) == [range(16), range(1, 17)]
+    values = torch.rand(9, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(video_probabilities(recogniser, values), recogniser.scores(values[None]).softmax(-1)[0].mean(0), atol=1e-6)          # its nine frames, none of them twice
+    trained, history = train_recogniser(tmp_path / "recogniser", ("Diving", "GolfSwing"), {"features": 6, "hidden": 5}, [values, values.flip(1)], torch.tensor([0, 1]), Recipe(epochs=1, batch_size=2), progress=False)
+    assert len(history) == 1 and video_probabilities(trained, values).shape == (2,)
+    film, _ = joined([("Diving", 9), ("GolfSwing", 30)], "two", 24, None, seed=0)
+    assert film.source.count(0) == 12 and sorted({frame for source, frame in zip(film.source, film.frame) if source == 0}) == list(range(9))
+    assert evidence_in_time(recogniser, values[None], 1).shape == (1, 9, 6)
+    refused(lambda: clips_of(0), "video: has no frame", "Leave it out")
+    refused(lambda: joined([("Diving", 0), ("GolfSwing", 30)], "two", 16, None, seed=0), "source 0: has 0 frames", "Leave it out")
+
+
+def test_a_class_that_the_model_does_not_know_is_named(recogniser):
+    values, frames = torch.rand(1, 9, 6), torch.rand(2, 3, 112, 112)
+    for number in (2, -1):
+        for explain in (evidence_in_time, gradient_in_time): refused(lambda: explain(recogniser, values, number), f"class: number {number}; the recogniser knows 2", "Count them from 0")
+    network = ToyVGG(2, width=8, units=6).eval()
+    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, frames, {"Juggling": 7}, "features.10"), "class: number 7; the recogniser knows 2", "Count them from 0")
+    for explain in (excitation, gradient): refused(lambda: explain(network, frames, {"Juggling": 7}, "features.10"), "class 'Juggling': has number 7; the network knows 2 classes", "Count them from 0")
+    test = Sequences(("a", "b"), ("Diving", "Juggling"), (values[0], values[0]), (25.0, 25.0))
+    refused(lambda: test.numbers(recogniser.classes), "are of class 'Juggling', which is not among Diving, GolfSwing", "Take the classes of the training videos")
 
 
 # UCF101: the official files and real clips
@@ -308,6 +450,33 @@ def drawn(tmp_path) -> Path:
     return tmp_path
 
 
+INTERVALS = {   # the file, what it says instead (None: it is not there), where the error says it is, and what it says
+    "no file of a class": ("Shotput_val.txt", None, "Shotput_val.txt", "is not there"),
+    "no ambiguous ones": ("Ambiguous_val.txt", None, "Ambiguous_val.txt", "is not there"),
+    "cut off in the name": ("GolfSwing_val.txt", "video_validation_0000051  0.2 1.9\nvideo_valid", "GolfSwing_val.txt, line 2", "expected '<video>  <start> <stop>', found 'video_valid'"),
+    "cut off in a number": ("GolfSwing_val.txt", "video_validation_0000051  0.2 1.", "GolfSwing_val.txt, line 1", "expected '<video>  <start> <stop>'"),
+    "cut off before the stop": ("GolfSwing_val.txt", "video_validation_0000051  0.2", "GolfSwing_val.txt, line 1", "expected '<video>  <start> <stop>'"),
+    "the wrong way round": ("GolfSwing_val.txt", "video_validation_0000051  1.9 0.2\n", "GolfSwing_val.txt, line 1", "begins at 1.9 s and ends at 0.2 s"),
+    "of no length": ("GolfSwing_val.txt", "video_validation_0000051  1.9 1.9\n", "GolfSwing_val.txt, line 1", "begins at 1.9 s and ends at 1.9 s"),
+    "no number": ("GolfSwing_val.txt", "video_validation_0000051  0.2 nan\n", "GolfSwing_val.txt, line 1", "expected '<video>  <start> <stop>'"),
+    "another part's": ("GolfSwing_val.txt", "video_test_0000051  0.2 1.9\n", "GolfSwing_val.txt", "speaks of 'video_test_0000051', which is no video of part 'val'"),
+    "bytes that are no text": ("GolfSwing_val.txt", b"video\xff", "GolfSwing_val.txt", "is not UTF-8 text"),
+    "a class list cut off": ("detclasslist.txt", "33 GolfSwing\n4", "detclasslist.txt, line 2", "expected '<number> <Class>', found '4'"),
+    "a class list cut to nothing": ("detclasslist.txt", "", "detclasslist.txt", "names no class"),
+    "a class without its file": ("detclasslist.txt", "33 GolfSwing\n34 Juggling\n", "Juggling_val.txt", "is not there"),
+}
+
+
+@pytest.mark.parametrize("fault", INTERVALS)
+def test_annotations_that_are_missing_or_cut_off_are_named(drawn, fault):
+    file, text, where, says = INTERVALS[fault]
+    path = drawn / "annotation/annotation_val" / file
+    path.unlink() if text is None else path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for choice in ({}, {"broken": "skip"}, {"videos": False}):
+        error = refused(lambda: load_thumos14(drawn, "val", **choice), says)
+        assert error.where.endswith(where) and error.remedy.startswith("Fetch ")
+
+
 def test_an_interval_past_the_end_is_cut_and_one_behind_it_is_an_error(drawn):
     file = drawn / "annotation/annotation_val/GolfSwing_val.txt"
     for start, stop, made in (0.2, 1.9, (0.2, 1.9)), (0.2, 2.4, (0.2, 2.0)), (1.9, 9.9, (1.9, 2.0)):
@@ -316,6 +485,12 @@ def test_an_interval_past_the_end_is_cut_and_one_behind_it_is_an_error(drawn):
     file.write_text("video_validation_0000051  2.0 2.4\n")
     refused(lambda: load_thumos14(drawn, "val"), "video_validation_0000051.mp4: runs 2.0 s, but GolfSwing is annotated from 2.0 s")
     refused(lambda: load_thumos14(drawn, "val", broken="skip"), "no val record can be used", "runs 2.0 s")
+    shutil.copy(drawn / "videos/video_validation_0000051.mp4", drawn / "videos/video_validation_0000052.mp4")
+    file.write_text("video_validation_0000051  2.0 2.4\nvideo_validation_0000052  0.5 2.4\n")
+    assert refused(lambda: load_thumos14(drawn, "val"), "GolfSwing is annotated from 2.0 s").remedy == "The video is cut off or another one: fetch it again"
+    rest = load_thumos14(drawn, "val", broken="skip")                                       # the one is counted and the other cut
+    assert [(record.id, record.actions[0].stop) for record in rest.records] == [("video_validation_0000052", 2.0)] and rest.footnote.startswith("1 of 2 val records left out: ") and "video_validation_0000051.mp4: runs 2.0 s" in rest.footnote
+    file.write_text("video_validation_0000051  2.0 2.4\n")
     assert load_thumos14(drawn, "val", videos=False).records[0].actions[0].stop == 2.4
 
 

@@ -4,11 +4,14 @@ import copy
 import pytest
 import torch
 import torchvision
+from faults import refused
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cgsaliency.core.errors import BadInput
 from cgsaliency.explain.excitation import follow
+from cgsaliency.explain.frames import bp_r, eb_r
+from cgsaliency.models.action import SOURCE as FC7, ActionRecogniser, ToyVGG
 
 SOURCE = "classifier.4"   # fc7 of VGG-16, after its ReLU
 
@@ -149,10 +152,25 @@ def test_numbers_that_are_not_finite_are_found(vgg, picture):
     kept = vgg.features[7].weight.data[3, 2].clone()
     try:
         vgg.features[7].weight.data[3, 2] = torch.nan
-        with pytest.raises(BadInput, match="layer features.7: gives numbers that are not finite"): follow(vgg, picture, ["features.25"])
+        assert refused(lambda: follow(vgg, picture, ["features.25"]), "layer features.7: gives numbers that are not finite").remedy.startswith("Check the network's weights")
     finally: vgg.features[7].weight.data[3, 2] = kept
-    with pytest.raises(BadInput, match="input: 150528 of its numbers are not finite"): follow(vgg, picture * torch.inf, ["features.25"])
-    with pytest.raises(BadInput, match="network: has no layer 'conv5_1'"): follow(vgg, picture, ["conv5_1"])
+    assert refused(lambda: follow(vgg, picture * torch.inf, ["features.25"]), "input: 150528 of its numbers are not finite").remedy == "Check how the pictures were read"
+    refused(lambda: follow(vgg, picture, ["conv5_1"]), "network: has no layer 'conv5_1'", "Choose one of its layers")
+
+
+def test_numbers_that_are_not_finite_are_found_in_one_frame_of_a_clip():
+    "The network and the recogniser are as before, and the layer is named that breaks, not the one that it is noticed at."
+    torch.manual_seed(0)
+    network, recogniser, clip = ToyVGG(3, width=8, units=6).eval(), ActionRecogniser(("Biking", "Diving"), features=6, hidden=5), torch.rand(5, 3, 112, 112)
+    hooks = lambda: [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in network.modules()]
+    clip[3, 1, 40, 40] = torch.nan
+    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.10", together=2), "input: 1 of its numbers are not finite", "Check how the pictures were read")
+    clip[3, 1, 40, 40] = 0.5
+    network.features[3].bias.data[0] = torch.inf
+    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.10", together=2), "layer features.3: gives numbers that are not finite", "Check the network's weights")
+    assert not any(hooks()) and not network.training
+    network.features[3].bias.data[0] = 0.0
+    for explain in (eb_r, bp_r): assert torch.isfinite(explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.10", together=2).saliency).all()
 
 
 def test_the_same_again(vgg, picture):

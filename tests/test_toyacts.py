@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cgsaliency.core.errors import BadInput
-from cgsaliency.data.acts import MOTIONS, draw_film, imagine_act, imagine_untrimmed
+from cgsaliency.data.acts import draw_film, imagine_act, imagine_untrimmed
+from cgsaliency.data.athletes import MOTIONS
 from cgsaliency.data.frames import read_frames, video_times
 from cgsaliency.data.scenes import draw
 from cgsaliency.data.toyacts import OLD_NAMES, make_thumos14, make_ucf101

@@ -7,9 +7,9 @@ from random import Random
 
 import av
 import pytest
+from faults import refused
 from PIL import Image, ImageDraw
 
-from cgsaliency.core.errors import BadInput
 from cgsaliency.core.records import Record
 from cgsaliency.data.frames import evenly, read_frames, video_size, video_times, write_video
 from cgsaliency.data.msrvtt import load_msrvtt, part_of, read_msrvtt
@@ -24,15 +24,6 @@ def running(k: int) -> Image.Image:
     picture = Image.effect_noise((96, 64), 40).convert("RGB")
     ImageDraw.Draw(picture).rectangle((2 * k, 20, 2 * k + 12, 40), fill=(200, 30, 30))
     return picture
-
-
-def refused(use, *says: str) -> BadInput:
-    "The BadInput that the use raises: it says all of that, and its two sentences name the place and the remedy."
-    with pytest.raises(BadInput) as caught: use()
-    error = caught.value
-    assert all(one in str(error) for one in says), error
-    assert error.where and error.remedy and str(error).count(error.remedy) == 1, error
-    return error
 
 
 # Video files

@@ -12,6 +12,7 @@ from typing import Callable, Iterator
 
 import pandas as pd
 
+from ..core.artefacts import read_lines
 from ..core.errors import BadInput
 from ..core.records import Part, Record, Sentence, gathered
 from .frames import video_size
@@ -25,12 +26,10 @@ def read_descriptions(
     remedy = "Fetch the file again"
     found: dict[str, list[str]] = {}
     if text.is_file():
-        try: lines = text.read_text(encoding="utf8").splitlines()
-        except UnicodeDecodeError as error: raise BadInput(text, f"is not UTF-8 text ({error})", remedy) from None
-        for number, line in enumerate(lines, 1):
-            if not line.strip() or line.startswith("#"): continue
+        for place, line in read_lines(text, remedy):
+            if line.startswith("#"): continue
             name, _, sentence = line.partition(" ")
-            if not sentence.strip() or name.count("_") < 2: raise BadInput(f"{text}, line {number}", f"expected '<video>_<start>_<end> <sentence>', found {line[:60]!r}", remedy)
+            if not sentence.strip() or name.count("_") < 2: raise BadInput(place, f"expected '<video>_<start>_<end> <sentence>', found {line[:60]!r}", remedy)
             found.setdefault(name, []).append(sentence.strip())
     elif table.is_file():
         columns = ["VideoID", "Start", "End", "Language", "Description"]
@@ -53,16 +52,12 @@ def read_mapping(
     path: Path,  # youtube_mapping.txt, with lines '<clip> vid<N>'
 ) -> dict[str, int]:
     "Number of each clip by its name. Raises BadInput for a file that is missing, lines of another form, and a clip or number that is listed twice."
-    try: lines = Path(path).read_text(encoding="utf8").splitlines()
-    except FileNotFoundError: raise BadInput(path, "is not there", "Fetch MSVD's mapping of clips to numbers") from None
-    except UnicodeDecodeError as error: raise BadInput(path, f"is not UTF-8 text ({error})", "Fetch the file again") from None
-    numbers: dict[str, int] = {}
-    for place, line in enumerate(lines, 1):
-        if not line.strip(): continue
-        name, _, number = line.strip().rpartition(" ")
+    numbers, remedy = {}, "Fetch MSVD's mapping of clips to numbers again"
+    for place, line in read_lines(path, remedy):
+        name, _, number = line.rpartition(" ")
         if not name or not number.removeprefix("vid").isdigit() or not number.startswith("vid"):
-            raise BadInput(f"{path}, line {place}", f"expected '<clip> vid<N>', found {line[:60]!r}", "Fetch the file again")
-        if name in numbers or int(number[3:]) in numbers.values(): raise BadInput(f"{path}, line {place}", f"'{name}' or {number} is listed twice", "Fetch the file again")
+            raise BadInput(place, f"expected '<clip> vid<N>', found {line[:60]!r}", remedy)
+        if name in numbers or int(number[3:]) in numbers.values(): raise BadInput(place, f"'{name}' or {number} is listed twice", remedy)
         numbers[name] = int(number[3:])
     return numbers
 

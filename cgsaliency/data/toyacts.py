@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 from ..core.artefacts import write_json, written_whole
 from ..core.errors import BadInput
 from ..core.records import Action
-from .acts import HEIGHT, MOTIONS, WIDTH, ActClip, draw_film, imagine_act, imagine_untrimmed
+from .acts import HEIGHT, WIDTH, ActClip, draw_film, imagine_act, imagine_untrimmed
+from .athletes import MOTIONS
 from .films import Seen
 from .frames import write_video
 from .toybox import already_made
 
 # %% ../../nbs/data/toyacts.ipynb #d4c74f1b
-VERSION = 1   # of what is drawn and written; a folder of another version is not the same
+VERSION = 2   # of what is drawn and written; a folder of another version is not the same
 OLD_NAMES = {"Diving": "diving", "GolfSwing": "golf_swing", "TennisSwing": "tennis_swing", "VolleyballSpiking": "volleyball_spiking"}   # in the xgtf files
 
 def xgtf(

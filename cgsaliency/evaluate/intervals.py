@@ -135,9 +135,10 @@ def ratio_interval(
     return _resampled(_sums(rows, [value, other], by), ratio, len(rows), resamples, seed)
 
 def close(
-    ratio: Interval,       # of a / b, for a claim a ≈ b
-    within: float = 0.1,   # of the relative difference
+    interval: Interval,    # of a / b, or of a − b, for a claim a ≈ b
+    within: float = 0.1,   # how far away is still close
+    of: float = 1.0,       # what a ratio is when both are the same; 0 for a difference
 ) -> str:
-    "'holds' when the whole interval lies within 1 ± `within`, 'does not hold' when all of it lies outside, else 'undecided'."
-    if 1 - within <= ratio.low and ratio.high <= 1 + within: return "holds"
-    return "does not hold" if ratio.high < 1 - within or ratio.low > 1 + within else "undecided"
+    "'holds' when the whole interval lies within `of` ± `within`, 'does not hold' when all of it lies outside, else 'undecided'."
+    if of - within <= interval.low and interval.high <= of + within: return "holds"
+    return "does not hold" if interval.high < of - within or interval.low > of + within else "undecided"

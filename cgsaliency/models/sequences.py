@@ -60,7 +60,7 @@ def load_sequences(
 ) -> Sequences:
     "The sequences in the file, float32. Raises BadInput for one that is missing, cut off, or of another kind."
     def make(about: dict, tensors: dict[str, Tensor]) -> Sequences:
-        return Sequences(tuple(about["ids"]), tuple(about["labels"]), tuple(tensors[str(k)].float() for k in range(len(about["ids"]))), tuple(about["rates"]))
+        return Sequences(tuple(about["ids"]), tuple(about["labels"]), tuple(tensors.pop(str(k)).float() for k in range(len(about["ids"]))), tuple(about["rates"]))
     return load_tensors(path, "sequences", make, "Extract the features again")
 
 # %% ../../nbs/models/sequences.ipynb #124327d2

@@ -35,7 +35,7 @@ def show_evidence(
     for k, (line, name) in enumerate(zip(axes[1:], explanation.targets)):
         maps, most = in_pixels(explanation, k).clamp(min=0), float(sums[k].abs().max()) or 1.0
         for axis, t in zip(line, chosen): _draw(axis, images[t], maps[t], float(maps.max()) or 1.0, float(sums[k, t]) / most)
-        line[0].text(-0.06 * images[0].width, images[0].height / 2, name, ha="right", va="center", fontsize=8, rotation=90)
+        line[0].text(-0.06 * images[0].width, images[0].height / 2, name, ha="right", va="center", fontsize=min(8, 90 / max(len(name), 1)), rotation=90)
     for axis in axes.flat: axis.set_axis_off()
     figure.subplots_adjust(left=0.03, right=0.995, bottom=0.04, top=0.9, wspace=0.04, hspace=0.16)
     return figure
