@@ -711,6 +711,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                  'cgsaliency/models/action.py'),
                                           'cgsaliency.models.action.features_of': ( 'models/action.html#features_of',
                                                                                     'cgsaliency/models/action.py'),
+                                          'cgsaliency.models.action.frame_view': ( 'models/action.html#frame_view',
+                                                                                   'cgsaliency/models/action.py'),
                                           'cgsaliency.models.action.frames_seen_by': ( 'models/action.html#frames_seen_by',
                                                                                        'cgsaliency/models/action.py'),
                                           'cgsaliency.models.action.load_frames_network': ( 'models/action.html#load_frames_network',

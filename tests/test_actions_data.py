@@ -301,8 +301,8 @@ def test_a_class_that_the_model_does_not_know_is_named(recogniser):
     for number in (2, -1):
         for explain in (evidence_in_time, gradient_in_time): refused(lambda: explain(recogniser, values, number), f"class: number {number}; the recogniser knows 2", "Count them from 0")
     network = ToyVGG(2, width=8, units=6).eval()
-    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, frames, {"Juggling": 7}, "features.10"), "class: number 7; the recogniser knows 2", "Count them from 0")
-    for explain in (excitation, gradient): refused(lambda: explain(network, frames, {"Juggling": 7}, "features.10"), "class 'Juggling': has number 7; the network knows 2 classes", "Count them from 0")
+    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, frames, {"Juggling": 7}, "features.9"), "class: number 7; the recogniser knows 2", "Count them from 0")
+    for explain in (excitation, gradient): refused(lambda: explain(network, frames, {"Juggling": 7}, "features.9"), "class 'Juggling': has number 7; the network knows 2 classes", "Count them from 0")
     test = Sequences(("a", "b"), ("Diving", "Juggling"), (values[0], values[0]), (25.0, 25.0))
     refused(lambda: test.numbers(recogniser.classes), "are of class 'Juggling', which is not among Diving, GolfSwing", "Take the classes of the training videos")
 

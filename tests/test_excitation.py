@@ -164,13 +164,13 @@ def test_numbers_that_are_not_finite_are_found_in_one_frame_of_a_clip():
     network, recogniser, clip = ToyVGG(3, width=8, units=6).eval(), ActionRecogniser(("Biking", "Diving"), features=6, hidden=5), torch.rand(5, 3, 112, 112)
     hooks = lambda: [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in network.modules()]
     clip[3, 1, 40, 40] = torch.nan
-    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.10", together=2), "input: 1 of its numbers are not finite", "Check how the pictures were read")
+    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.9", together=2), "input: 1 of its numbers are not finite", "Check how the pictures were read")
     clip[3, 1, 40, 40] = 0.5
     network.features[3].bias.data[0] = torch.inf
-    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.10", together=2), "layer features.3: gives numbers that are not finite", "Check the network's weights")
+    for explain in (eb_r, bp_r): refused(lambda: explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.9", together=2), "layer features.3: gives numbers that are not finite", "Check the network's weights")
     assert not any(hooks()) and not network.training
     network.features[3].bias.data[0] = 0.0
-    for explain in (eb_r, bp_r): assert torch.isfinite(explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.10", together=2).saliency).all()
+    for explain in (eb_r, bp_r): assert torch.isfinite(explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.9", together=2).saliency).all()
 
 
 def test_the_same_again(vgg, picture):
