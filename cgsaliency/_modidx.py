@@ -120,6 +120,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                    'cgsaliency/core/geometry.py')},
             'cgsaliency.core.layers': { 'cgsaliency.core.layers._named': ('core/layers.html#_named', 'cgsaliency/core/layers.py'),
                                         'cgsaliency.core.layers.handed_down': ('core/layers.html#handed_down', 'cgsaliency/core/layers.py'),
+                                        'cgsaliency.core.layers.refuse_features': ( 'core/layers.html#refuse_features',
+                                                                                    'cgsaliency/core/layers.py'),
                                         'cgsaliency.core.layers.refuse_not_finite': ( 'core/layers.html#refuse_not_finite',
                                                                                       'cgsaliency/core/layers.py'),
                                         'cgsaliency.core.layers.watched': ('core/layers.html#watched', 'cgsaliency/core/layers.py')},

@@ -11,6 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cgsaliency.core.errors import BadInput
 from cgsaliency.explain.excitation import follow
 from cgsaliency.explain.frames import bp_r, eb_r
+from cgsaliency.explain.gradient import gradient_in_time
+from cgsaliency.explain.recurrent import evidence_in_time
 from cgsaliency.models.action import SOURCE as FC7, ActionRecogniser, ToyVGG
 
 SOURCE = "classifier.4"   # fc7 of VGG-16, after its ReLU
@@ -171,6 +173,9 @@ def test_numbers_that_are_not_finite_are_found_in_one_frame_of_a_clip():
     assert not any(hooks()) and not network.training
     network.features[3].bias.data[0] = 0.0
     for explain in (eb_r, bp_r): assert torch.isfinite(explain(network, FC7, recogniser, clip, {"Diving": 1}, "features.9", together=2).saliency).all()
+    features = torch.rand(2, 7, 6)
+    features[1, 4, 0] = torch.nan
+    for explain in (evidence_in_time, gradient_in_time): refused(lambda: explain(recogniser, features, 1), "sequence 1, step 4: has features that are not finite", "Make the features again")
 
 
 def test_the_same_again(vgg, picture):

@@ -16,7 +16,7 @@ from ..core.contracts import Recogniser, at_rest
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
-from ..core.layers import handed_down, refuse_not_finite, watched
+from ..core.layers import handed_down, refuse_features, refuse_not_finite, watched
 from .maps import Down, class_maps, explained
 
 # %% ../../nbs/explain/gradient.ipynb #53b6b6b3
@@ -75,7 +75,8 @@ def gradient_in_time(
     targets: int | Sequence[int] | Tensor,  # class of each sequence, or one for all
     step: int = -1,                  # at which the score is taken
 ) -> Tensor:                         # B × T × D
-    "The derivative of the class's score by each unit of each step. Raises BadInput for a class or step that is not there (Simonyan et al. 2014, through time)."
+    "The derivative of the class's score by each unit of each step. Raises BadInput for features that are not finite and for a class or step that is not there (Simonyan et al. 2014, through time)."
+    refuse_features(values)
     with torch.inference_mode(False), torch.enable_grad(), at_rest(recogniser):
         inside = values.detach().clone().requires_grad_()
         scores = recogniser.scores(inside)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.contracts import SQUASHES, Unrolled, Unrolling, at_rest
 from ..core.errors import BadInput
+from ..core.layers import refuse_features
 from .excitation import MATRIX
 
 # %% ../../nbs/explain/recurrent.ipynb #d8e90fc9
@@ -90,7 +91,8 @@ def evidence_in_time(
     contrast: bool = True,               # cEB-R, else EB-R
     reading: str = "code",               # 'code': as the authors' program; 'paper': as Eq. 3 and 4
 ) -> Tensor:                             # B × T × D; EB-R sums to 1 over steps and units, cEB-R to 0; zeros where nothing excited the class
-    "The evidence of each unit of each step for the class. Raises BadInput for a class or step that is not there (ebr, Eq. 3 to 7)."
+    "The evidence of each unit of each step for the class. Raises BadInput for features that are not finite and for a class or step that is not there (ebr, Eq. 3 to 7)."
+    refuse_features(values)
     with torch.inference_mode(), at_rest(recogniser):
         layers, weights = recogniser.unroll(values), recogniser.readout()
         steps, batch, hidden = layers[-1].outputs.shape
