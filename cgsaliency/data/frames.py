@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 import av
+from av.video.reformatter import VideoReformatter
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -153,11 +154,11 @@ def read_frames(
     times = video_times(path)
     wanted = list(range(len(times))) if count is None else evenly(len(times), count)
     kept: dict[int, Image.Image] = {}
-    width = height = 0
+    colours, width, height = VideoReformatter(), 0, 0
     for k, (_, frame) in enumerate(_decoded(path)):
         if k == 0: width, height = frame.width, frame.height
         if k in wanted:
-            picture = frame.to_image()
+            picture = colours.reformat(frame, format="rgb24", threads=1).to_image()    # small frames: threads cost more than they save
             kept[k] = picture if size is None else picture.resize(size, Image.Resampling.BICUBIC)
     return Clip(tuple(kept[k] for k in wanted), tuple(times[k] for k in wanted), tuple(wanted), len(times), width, height)
 
