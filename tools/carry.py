@@ -32,8 +32,8 @@ def main(reports, *scales):
         if found is None: sys.exit(f"{path} was run at none of the scales {', '.join(scales)}: run it first")
         nbformat.write(carried(nbformat.read(path, 4), nbformat.read(found, 4), path), path)
         print(f"{path} <- {found}")
-    for picture, section in {"heatmaps": "table1", "film": "figure5"}.items():     # what README.md begins with
-        shown = [output["data"]["image/png"] for cell in nbformat.read(f"nbs/papers/cgvs/{section}.ipynb", 4).cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    for picture, section in {"heatmaps": "cgvs/table1", "film": "cgvs/figure5", "evidence": "ebr/figure1"}.items():     # what README.md begins with
+        shown = [output["data"]["image/png"] for cell in nbformat.read(f"nbs/papers/{section}.ipynb", 4).cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         Path(f"nbs/images/{picture}.png").write_bytes(base64.b64decode(shown[0]))
 
 
