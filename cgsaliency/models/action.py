@@ -102,7 +102,7 @@ def features_of(
 
 # %% ../../nbs/models/action.ipynb #20e37e23
 class ActionRecogniser(nn.Module):
-    "An LSTM or GRU over the features of frames, on the Unrolling contract (Donahue et al. 2015; ebr, section 5.1)."
+    "An LSTM or GRU over the features of frames, on the Unrolling contract (Donahue et al. 2015; ebr, its VGG-LSTM)."
 
     def __init__(
         self,
