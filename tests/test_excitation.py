@@ -64,8 +64,9 @@ def test_the_contrast_as_torchray(vgg, picture, torchray):
 
 
 def test_resnet_as_torchray_where_their_residual_sums_are_patched(resnet, picture, torchray):
+    resnet, picture = copy.deepcopy(resnet).double(), picture.double()
     followed = follow(resnet, picture, ["", "layer2", "layer4"])
-    ours = {layer: value.sum(1, keepdim=True) for layer, value in followed.evidence(seed_of(5), ["", "layer2", "layer4"]).items()}
+    ours = {layer: value.sum(1, keepdim=True) for layer, value in followed.evidence(seed_of(5).double(), ["", "layer2", "layer4"]).items()}
     for block in resnet.modules():
         if isinstance(block, torchvision.models.resnet.Bottleneck): assert "forward" not in vars(block)
     patched = torchray.update_resnet(resnet)
