@@ -77,6 +77,16 @@ def test_resnet_as_torchray_where_their_residual_sums_are_patched(resnet, pictur
             if isinstance(block, torchvision.models.resnet.Bottleneck): del block.forward, block.skip
 
 
+def test_the_contrast_of_resnet_as_torchray(resnet, picture, torchray):
+    network, picture = copy.deepcopy(resnet).double(), picture.double()
+    ours = follow(network, picture, ["layer2", "layer4"]).evidence(seed_of(5).double(), ["layer2", "layer4"], "top")
+    patched = torchray.update_resnet(network)
+    for layer, value in ours.items():
+        theirs = torchray.contrastive_excitation_backprop(patched, picture, 5, saliency_layer=layer, contrast_layer="avgpool", classifier_layer="fc")
+        contrast = value.sum(1, keepdim=True)
+        assert (contrast < 0).any() and (theirs > 0).any() and close(contrast.clamp(min=0), theirs), layer
+
+
 def test_vgg_as_zennit_without_its_stabiliser_and_biases(vgg, picture):
     composites = pytest.importorskip("zennit.composites", reason="zennit is not installed: it comes with oracles.lock")
     from zennit.attribution import Gradient
