@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from faults import refused
+from faults import refused, spoil
 from PIL import Image
 
 from cgsaliency.core.records import Action
@@ -223,8 +223,7 @@ LISTS = {   # the file, what it says instead (None: it is not there), where the 
 def test_a_list_that_is_missing_or_cut_off_is_named(clips, fault):
     assert [record.id for record in load_ucf101(clips).records] == ["v_Diving_g01_c01", "v_GolfSwing_g01_c01"]
     file, text, where, says = LISTS[fault]
-    path = clips / "ucfTrainTestlist" / file
-    path.unlink() if text is None else path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    spoil(clips / "ucfTrainTestlist" / file, text)
     for choice in ({}, {"broken": "skip"}, {"part": "train", "broken": "skip"}):            # a broken list is no broken clip: it is never skipped
         error = refused(lambda: load_ucf101(clips, **choice), says)
         assert error.where.endswith(where) and "lists" in error.remedy
@@ -470,8 +469,7 @@ INTERVALS = {   # the file, what it says instead (None: it is not there), where 
 @pytest.mark.parametrize("fault", INTERVALS)
 def test_annotations_that_are_missing_or_cut_off_are_named(drawn, fault):
     file, text, where, says = INTERVALS[fault]
-    path = drawn / "annotation/annotation_val" / file
-    path.unlink() if text is None else path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    spoil(drawn / "annotation/annotation_val" / file, text)
     for choice in ({}, {"broken": "skip"}, {"videos": False}):
         error = refused(lambda: load_thumos14(drawn, "val", **choice), says)
         assert error.where.endswith(where) and error.remedy.startswith("Fetch ")
