@@ -104,6 +104,15 @@ def test_probability_is_kept_at_every_layer_of_vgg(vgg, picture):
     assert followed.run.lost == {}
 
 
+@pytest.mark.parametrize("name, layer", [("vgg", "features.25"), ("resnet", "layer3")])
+def test_many_classes_go_down_together_as_one_by_one(name, layer, picture, request):
+    followed = follow(copy.deepcopy(request.getfixturevalue(name)).double(), picture.double(), [layer])
+    seeds = torch.eye(1000).double()[[5, 207, 999]][:, None]
+    for contrast in (None, "top"):
+        together = followed.evidence(seeds, [layer], contrast)[layer]
+        for one, seed in zip(together, seeds): assert close(one, followed.evidence(seed, [layer], contrast)[layer])
+
+
 def test_what_is_dropped_is_counted(picture):
     torch.manual_seed(1)
     network = nn.Sequential(nn.Conv2d(3, 6, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 55 * 55, 30), nn.ReLU(), nn.Linear(30, 4)).eval()

@@ -53,13 +53,15 @@ def watched(
 def handed_down(
     start: Tensor,                # the scores, or a watched output
     targets: dict[str, Tensor],   # watched outputs below it, by name
-    signal: Tensor,               # in the shape of `start`
-) -> dict[str, Tensor]:           # each in the shape of its output
+    signal: Tensor,               # in the shape of `start`, or K signals at once, K × that shape
+) -> dict[str, Tensor]:           # each in the shape of its output, or K of them
     "What each of these layers is handed; it can be asked again. Raises BadInput for a layer that does not lie below the start."
-    handed = dict(zip(targets, torch.autograd.grad(start, list(targets.values()), signal, retain_graph=True, allow_unused=True)))
-    for name, value in handed.items():
-        if value is None: raise BadInput(f"layer {name}", "nothing is handed down to it: it does not lie below where the signal starts", "Choose a layer further down, or start further up")
-    return handed
+    def down(one: Tensor) -> dict[str, Tensor]:
+        handed = dict(zip(targets, torch.autograd.grad(start, list(targets.values()), one, retain_graph=True, allow_unused=True)))
+        for name, value in handed.items():
+            if value is None: raise BadInput(f"layer {name}", "nothing is handed down to it: it does not lie below where the signal starts", "Choose a layer further down, or start further up")
+        return handed
+    return torch.func.vmap(down)(signal) if signal.ndim > start.ndim else down(signal)
 
 # %% ../../nbs/core/layers.ipynb #d44060d2
 def refuse_not_finite(

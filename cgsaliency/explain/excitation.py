@@ -38,17 +38,19 @@ class Matrix:
         self,
         x: Tensor,         # … × D, what the layer was given
         weight: Tensor,    # W
-        winning: Tensor,   # P of its outputs, any sign: the rule is linear in P
+        winning: Tensor,   # P of its outputs, any sign: the rule is linear in P; of one input, it may be that of several signals
+        every: bool = False,   # whether all rows are taken without a look at what they have
     ) -> tuple[Tensor, Tensor]:
         "P of the inputs, and what had to be dropped: the sum of P where N is zero (ebr, Eq. 2)."
         given, signals = x.flatten(0, -2), winning.flatten(0, -2)
-        total, dropped = torch.zeros_like(given), winning.new_zeros(())
-        for rows in signals.ne(0).any(0).nonzero()[:, 0].split(max(self.together // weight.shape[1], 1)):
+        total, dropped = signals.new_zeros(len(signals), x.shape[-1]), winning.new_zeros(())
+        wanted = torch.arange(len(weight), device=weight.device) if every else signals.ne(0).any(0).nonzero()[:, 0]
+        for rows in wanted.split(max(self.together // weight.shape[1], 1)):
             excites = weight.detach()[rows].clamp_(min=0)
             shares, lost = _shares(signals[:, rows], given @ excites.T)
-            total.addmm_(shares, excites)
+            total += shares @ excites
             dropped += lost
-        return (total * given).view_as(x), dropped
+        return (total * given).view(*winning.shape[:-1], -1), dropped
 
 MATRIX = Matrix()
 
@@ -61,7 +63,7 @@ class Convolution:
     dilation: Any = 1
     groups: int = 1
 
-    def excited(self, x: Tensor, weight: Tensor, winning: Tensor) -> tuple[Tensor, Tensor]:
+    def excited(self, x: Tensor, weight: Tensor, winning: Tensor, every: bool = False) -> tuple[Tensor, Tensor]:
         "As for a matrix, of B × C × H × W inputs."
         excites = torch.clamp(weight.detach(), min=0, out=torch.empty_like(weight, memory_format=torch.channels_last))
         shares, dropped = _shares(winning, F.conv2d(x, excites, None, self.stride, self.padding, self.dilation, self.groups))
@@ -77,6 +79,7 @@ class Run:
     working: list[str] = field(default_factory=list)      # names of the layers at work, the innermost last
     lost: dict[str, float] = field(default_factory=dict)  # probability that had to be dropped, by layer
     top: tuple[Tensor, "Step"] | None = None    # what the last linear layer was given, and its step
+    abreast: bool = False                       # whether several signals go down together, which cannot be looked at one by one on the way
 
     def step(self) -> "Step":
         "A new step, by the layer at work."
@@ -90,8 +93,8 @@ class Step:
     negated: bool = False    # whether it is handed down by what inhibits instead of by what excites
 
     def drop(self, value: Tensor) -> None:
-        "Nothing; counts what was dropped."
-        if value != 0: self.run.lost[self.layer] = self.run.lost.get(self.layer, 0.0) + float(value)
+        "Nothing; counts what was dropped, of one signal."
+        if not self.run.abreast and value != 0: self.run.lost[self.layer] = self.run.lost.get(self.layer, 0.0) + float(value)
 
 # %% ../../nbs/explain/excitation.ipynb #ec1d2a39
 class _Linear(torch.autograd.Function):
@@ -104,7 +107,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, winning):
-        kept, dropped = ctx.linear.excited(ctx.saved_tensors[0], -ctx.weight if ctx.step.negated else ctx.weight, winning)
+        kept, dropped = ctx.linear.excited(ctx.saved_tensors[0], -ctx.weight if ctx.step.negated else ctx.weight, winning, ctx.step.run.abreast)
         ctx.step.drop(dropped)
         return kept, None, None, None, None
 
@@ -134,9 +137,7 @@ class _Average(torch.autograd.Function):
         x, out = ctx.saved_tensors
         shares = torch.where(out > 0, winning / torch.where(out > 0, out, 1.0), 0.0)
         ctx.step.drop(torch.where(out > 0, 0.0, winning).sum())
-        with torch.enable_grad():
-            inside = x.detach().requires_grad_()
-            back, = torch.autograd.grad(ctx.pool(inside), inside, shares)
+        back, = torch.func.vjp(ctx.pool, x)[1](shares)
         return x * back, None, None
 
 class _Sum(torch.autograd.Function):
@@ -231,12 +232,12 @@ class Followed:
 
     def evidence(
         self,
-        seed: Tensor,                 # probabilities of what `source` gives, in its shape; any sign
+        seed: Tensor,                 # probabilities of what `source` gives, in its shape, any sign; or K of them at once, K × its shape
         at: Sequence[str],            # of the watched layers
         contrast: str | None = None,  # 'top': the difference to the dual is taken where the last linear layer was given its input; or at a watched layer above those asked for
     ) -> dict[str, Tensor]:
-        "P of the outputs of these layers, by name; what was dropped on the way is added to `run.lost`. Raises BadInput for a layer that was not watched or nothing leads down to, and where there is nothing to contrast."
-        targets = {name: self._output(name) for name in at}
+        "P of the outputs of these layers, by name; what one seed lost on the way is added to `run.lost`. Raises BadInput for a layer that was not watched or nothing leads down to, and where there is nothing to contrast."
+        targets, self.run.abreast = {name: self._output(name) for name in at}, seed.ndim > self.source.ndim
         if contrast is None: return handed_down(self.source, targets, seed)
         if self.run.top is None: raise BadInput("contrast", f"no linear layer or convolution lies between {' or '.join(self.outputs)} and the scores", "Explain a layer further down, or choose contrast=None")
         given, step = self.run.top
@@ -283,7 +284,10 @@ def by_excitation(
 ) -> tuple[Tensor, Down]:
     "What came out at the source, and the way down by excitation backprop, summed over channels (`explain.maps`). Raises BadInput as `follow`."
     followed = follow(network, pictures, [at, *([contrast] if contrast not in (None, "top") else [])], source, batchnorm)
-    return followed.source, lambda signal: followed.evidence(signal, [at], contrast)[at].sum(1)
+    def down(signals: Tensor) -> Tensor:
+        if len(signals) == 1: return followed.evidence(signals[0], [at], contrast)[at].sum(1)[None]
+        return followed.evidence(signals, [at], contrast)[at].sum(2)
+    return followed.source, down
 
 def excitation(
     network: nn.Module,

@@ -21,12 +21,12 @@ from .maps import Down, class_maps, explained
 
 # %% ../../nbs/explain/gradient.ipynb #53b6b6b3
 def largest(derivative: Tensor, response: Tensor) -> Tensor:
-    "The largest absolute derivative over channels, B × H × W, of B × C × H × W (Simonyan et al. 2014, section 3.1)."
-    return derivative.abs().amax(1)
+    "The largest absolute derivative over channels, … × H × W, of … × C × H × W (Simonyan et al. 2014, section 3.1)."
+    return derivative.abs().amax(-3)
 
 def cam(derivative: Tensor, response: Tensor) -> Tensor:
-    "The responses weighed by their channel's mean derivative, what is below zero left out, B × H × W (Selvaraju et al. 2017, Eq. 1 and 2)."
-    return (derivative.mean((2, 3), keepdim=True) * response).sum(1).relu()
+    "The responses weighed by their channel's mean derivative, what is below zero left out, … × H × W (Selvaraju et al. 2017, Eq. 1 and 2)."
+    return (derivative.mean((-2, -1), keepdim=True) * response).sum(-3).relu()
 
 def by_gradients(
     network: nn.Module,
@@ -39,7 +39,7 @@ def by_gradients(
     with torch.inference_mode(False), torch.enable_grad(), watched(network, [at, *([source] if source else [])]) as outputs: scores = network(pictures)
     refuse_not_finite(scores, network, pictures)
     start, response = outputs[source] if source else scores, outputs[at].detach()
-    return start, lambda signal: seen(handed_down(start, {at: outputs[at]}, signal)[at], response)
+    return start, lambda signals: seen(handed_down(start, {at: outputs[at]}, signals)[at], response)
 
 # %% ../../nbs/explain/gradient.ipynb #4a391db1
 def gradient(

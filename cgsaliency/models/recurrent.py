@@ -6,6 +6,8 @@
 __all__ = ['KINDS', 'Recurrent']
 
 # %% ../../nbs/models/recurrent.ipynb #d50ec7e5
+from typing import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +39,7 @@ class Recurrent(nn.Module):
         kind: str = "lstm",     # or 'gru'
         squash: str = "tanh",   # or 'relu'
         layers: int = 1,
+        static: int = 0,        # S, features that the first layer sees besides, the same at every step
     ):
         super().__init__()
         for name, value, known in (("kind", kind, KINDS), ("squash", squash, SQUASHES)):
@@ -45,34 +48,41 @@ class Recurrent(nn.Module):
         for k in range(layers):
             for name, shape in (("weight_ih", (rows, features if k == 0 else hidden)), ("weight_hh", (rows, hidden)), ("bias_ih", (rows,)), ("bias_hh", (rows,))):
                 self.register_parameter(f"{name}_l{k}", nn.Parameter(torch.empty(shape).uniform_(-hidden ** -0.5, hidden ** -0.5)))
+        self.from_static = nn.Parameter(torch.empty(rows, static).uniform_(-hidden ** -0.5, hidden ** -0.5)) if static else None
 
     def unroll(
         self,
         values: Tensor,   # B × T × D, T ≥ 1
+        static: Tensor | None = None,  # B × S
+        before: Sequence[tuple[Tensor, Tensor]] = (),  # h and c of each layer when it begins, B × H; zeros by default
     ) -> tuple[Unrolled, ...]:
         "The layers from the first to the last, after they have read the sequence. Raises BadInput for one of another shape."
         expected = self.weight_ih_l0.shape[1]
         if values.ndim != 3 or values.shape[1] < 1 or values.shape[2] != expected: raise BadInput("sequence", f"has shape {tuple(values.shape)}; expected B × T × {expected}, T ≥ 1", "Give the features that the layers were made for")
+        wanted, given = (0, 0) if self.from_static is None else (len(values), self.from_static.shape[1]), (0, 0) if static is None else tuple(static.shape)
+        if given != wanted: raise BadInput("static input", f"has shape {given}; expected {wanted}", "Give what the layers were made for" if static is not None else "Give what they see at every step")
         read, x = [], values.transpose(0, 1)
         for k in range(self.layers):
-            read.append(self._layer(k, x))
+            read.append(self._layer(k, x, static if k == 0 else None, before[k] if before else None))
             x = read[-1].outputs
         return tuple(read)
 
-    def _layer(self, k: int, x: Tensor) -> Unrolled:
+    def _layer(self, k: int, x: Tensor, static: Tensor | None, before: tuple[Tensor, Tensor] | None) -> Unrolled:
         own = {name: getattr(self, f"{name}_l{k}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         into, step, squash = x @ own["weight_ih"].T + own["bias_ih"], KINDS[self.kind][1], SQUASHES[self.squash]
-        hidden = cell = x.new_zeros(x.shape[1], own["weight_hh"].shape[1])
+        if static is not None: into = into + static @ self.from_static.T
+        hidden, cell = before or (x.new_zeros(x.shape[1], own["weight_hh"].shape[1]),) * 2
         outputs, gates = [], []
         for part in into:
             hidden, seen = step(squash, part, hidden @ own["weight_hh"].T + own["bias_hh"], hidden, cell)
             cell = seen.get("c", cell)
             outputs.append(hidden); gates.append(seen)
-        return Unrolled(self.kind, self.squash, x, torch.stack(outputs), {name: torch.stack([seen[name] for seen in gates]) for name in gates[0]}, own["weight_ih"], own["weight_hh"])
+        return Unrolled(self.kind, self.squash, x, torch.stack(outputs), {name: torch.stack([seen[name] for seen in gates]) for name in gates[0]}, own["weight_ih"], own["weight_hh"], static, None if static is None else self.from_static)
 
     def forward(
         self,
         values: Tensor,   # B × T × D
+        static: Tensor | None = None,  # B × S
     ) -> Tensor:          # B × T × H
         "What the last layer says at each step."
-        return self.unroll(values)[-1].outputs.transpose(0, 1)
+        return self.unroll(values, static)[-1].outputs.transpose(0, 1)
