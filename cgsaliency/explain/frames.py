@@ -24,7 +24,7 @@ def in_frames(
     network: nn.Module,
     source: str,                    # the layer whose output the recurrent layers read
     pictures: Tensor,               # T × 3 × H × W, normalised
-    signals: Callable[[Tensor], Tensor],  # from features T × D to K × T × D, what speaks for each target
+    signals: Callable[[Tensor], Tensor],  # from features, T × the source's shape, to K times that: what speaks for each target
     at: str,                        # the layer with cells
     way: Way = by_excitation,       # or `by_gradients`
     together: int = 16,             # frames in one pass
@@ -36,7 +36,7 @@ def in_frames(
         return output.detach(), down if len(pictures) <= kept else None
     chunks = pictures.split(together)
     ups = [up(some) for some in chunks]
-    found = signals(torch.cat([output.flatten(1) for output, _ in ups])).unflatten(2, ups[0][0].shape[1:])
+    found = signals(torch.cat([output for output, _ in ups]))
     return taken_down((some, down or way(network, chunk, at, source)[1]) for some, (_, down), chunk in zip(found.split(together, 1), ups, chunks))
 
 # %% ../../nbs/explain/frames.ipynb #d42edb02
@@ -57,7 +57,8 @@ def eb_r(
     kept: int = 256,                # frames up to which the way down needs no second run
 ) -> Explanation:
     "The evidence of each cell of each frame for each target, signed with contrast. Raises BadInput as `follow` and `evidence_in_time` (ebr, section 3)."
-    def signals(values: Tensor) -> Tensor: return torch.cat([evidence_in_time(recogniser, values[None], number, step, contrast, reading) for number in targets.values()]).clone()
+    def signals(values: Tensor) -> Tensor:
+        return torch.stack([evidence_in_time(recogniser, values.flatten(1)[None], number, step, contrast, reading)[0].view_as(values) for number in targets.values()])
     maps = in_frames(network, source, pictures, signals, at, by_excitation, together, kept)
     return explained(maps, pictures, targets, "cEB-R" if contrast else "EB-R", {"at": at, "source": source, "reading": reading, "step": step}, grid, view, times)
 
@@ -76,6 +77,6 @@ def bp_r(
     kept: int = 64,
 ) -> Explanation:
     "The largest absolute derivative of each class's score at each cell of each frame: BP-R. Raises BadInput as `watched` and `gradient_in_time` (Simonyan et al. 2014, through time)."
-    def signals(values: Tensor) -> Tensor: return torch.cat([gradient_in_time(recogniser, values[None], number, step) for number in targets.values()])
+    def signals(values: Tensor) -> Tensor: return torch.stack([gradient_in_time(recogniser, values.flatten(1)[None], number, step)[0].view_as(values) for number in targets.values()])
     maps = in_frames(network, source, pictures, signals, at, by_gradients, together, kept)
     return explained(maps, pictures, targets, "BP-R", {"at": at, "source": source, "step": step}, grid, view, times)
