@@ -116,9 +116,10 @@ class Ask:
         if kept.dtype != torch.bool or kept.ndim != 2 or kept.shape[1] != len(self.regions):
             raise BadInput("masks", f"are {kept.dtype} of shape {tuple(kept.shape)}; expected booleans of shape B × {len(self.regions)}", "Give one truth value a region, True where it is kept")
         different, same = kept.unique(dim=0, return_inverse=True)
-        with torch.inference_mode(): log_p = torch.cat([self.answer(some).double().cpu() for some in different.split(self.together)])
+        size = different.sum(1).argsort(stable=True)      # those that keep equally much go together: with descriptors left out they are equally long
+        with torch.inference_mode(): log_p = torch.cat([self.answer(some).double().cpu() for some in different[size].split(self.together)])
         if not log_p.isfinite().all(): raise BadInput("captioner", f"gives log-probabilities that are not finite for {int((~log_p.isfinite()).any(1).sum())} of {len(log_p)} masks", "Look for weights, descriptors or a filler that are not finite")
-        return log_p[same]
+        return log_p[size.argsort()[same]]
 
 def _sentence(captioner: Captioner, tokens: Sequence[str], cut: bool) -> tuple[tuple[int, ...], Callable[[Tensor], Tensor]]:
     "Positions of the known words, and what gives their log p, B × n, of B × m × D descriptors."
@@ -213,6 +214,7 @@ def curves(
     steps: int = 8,                         # 1 … R
 ) -> list[Curves]:
     "Both curves of each phrase, all asked together. Raises BadInput for a phrase without a known word, steps that the regions do not have, and as `Ask`."
+    if not asked: return []
     words = [ask.words_of(span) for span, _ in asked]
     for (span, _), own in zip(asked, words):
         if not own: raise BadInput(f"phrase {span.start}:{span.stop}", "has no word that the captioner knows", "Leave it out")
