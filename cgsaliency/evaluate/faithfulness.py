@@ -183,7 +183,7 @@ def ask_pixels(
     tokens: Sequence[str],                 # the sentence
     filler: Tensor | None = None,          # what a removed region shows, 3 × H × W or a colour, 3 numbers; the blurred picture by default
     cut: bool = False,                     # whether a sentence that is too long is cut instead of refused
-    together: int = 64,                    # pictures in one batch, which bounds the memory
+    together: int = 32,                    # pictures in one batch, which bounds the memory
 ) -> Ask:
     "The sentence, asked with some of the picture's regions. Raises BadInput as `composed`, for what are no descriptors, and for sentences that the captioner cannot take."
     positions, log_p = _sentence(captioner, tokens, cut)
