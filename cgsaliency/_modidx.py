@@ -459,6 +459,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                             'cgsaliency/evaluate/faithfulness.py'),
                                                   'cgsaliency.evaluate.faithfulness.Ask.__call__': ( 'evaluate/faithfulness.html#ask.__call__',
                                                                                                      'cgsaliency/evaluate/faithfulness.py'),
+                                                  'cgsaliency.evaluate.faithfulness.Ask.__post_init__': ( 'evaluate/faithfulness.html#ask.__post_init__',
+                                                                                                          'cgsaliency/evaluate/faithfulness.py'),
                                                   'cgsaliency.evaluate.faithfulness.Ask.words_of': ( 'evaluate/faithfulness.html#ask.words_of',
                                                                                                      'cgsaliency/evaluate/faithfulness.py'),
                                                   'cgsaliency.evaluate.faithfulness.Curves': ( 'evaluate/faithfulness.html#curves',

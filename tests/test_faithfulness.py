@@ -153,6 +153,7 @@ def test_what_cannot_be_judged_is_refused(small):
         (lambda: ask_descriptors(small.captioner, seen, tokens, torch.zeros(13), cut=True), "baseline: has shape (13,)"),
         (lambda: ask_descriptors(small.captioner, seen, tokens, torch.full((12,), torch.inf), cut=True), "not finite"),
         (lambda: ask_descriptors(with_weights_lost(small.captioner), seen, tokens, cut=True)(kept_masks(order)), "captioner: gives log-probabilities that are not finite for 9 of 9 masks"),
+        (lambda: ask_descriptors(small.captioner, seen, tokens, cut=True, together=0), "together: is 0"),
         (lambda: ask_descriptors(small.captioner, seen, ("xyzzy",)), "none of its words"),
         (lambda: faithfulness_rows({}, small.records, small.asks["pixels"]), "no phrase was judged"),
         (lambda: faithfulness_rows({"elsewhere": lambda record, number: random(record.sentences[number].tokens, whole.view, "any")}, [record], small.asks["pixels"]), "explanation by random: is of "),

@@ -107,6 +107,9 @@ class Ask:
     answer: Callable[[Tensor], Tensor]  # log p of the words, B × n, from B × R booleans
     together: int                       # passes in one batch, which bounds the memory
 
+    def __post_init__(self):
+        if self.together < 1: raise BadInput("together", f"is {self.together}; expected 1 or more", "Take as many passes as fit the memory")
+
     def words_of(self, span: slice) -> list[int]:
         "Which of the known words lie in the span of tokens."
         return [word for word, position in enumerate(self.positions) if span.start <= position < span.stop]
