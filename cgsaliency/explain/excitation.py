@@ -36,13 +36,13 @@ class Matrix:
 
     def excited(
         self,
-        x: Tensor,         # … × D, what the layer was given
+        x: Tensor,         # … × D, what the layer was given; one for several signals is read once
         weight: Tensor,    # W
-        winning: Tensor,   # P of its outputs, any sign: the rule is linear in P; of one input, it may be that of several signals
+        winning: Tensor,   # P of its outputs, any sign: the rule is linear in P
         every: bool = False,   # whether all rows are taken without a look at what they have
     ) -> tuple[Tensor, Tensor]:
         "P of the inputs, and what had to be dropped: the sum of P where N is zero (ebr, Eq. 2)."
-        given, signals = x.flatten(0, -2), winning.flatten(0, -2)
+        given, signals = (x if x[..., 0].numel() == 1 else x.expand(*winning.shape[:-1], -1)).flatten(0, -2), winning.flatten(0, -2)
         total, dropped = signals.new_zeros(len(signals), x.shape[-1]), winning.new_zeros(())
         wanted = torch.arange(len(weight), device=weight.device) if every else signals.ne(0).any(0).nonzero()[:, 0]
         for rows in wanted.split(max(self.together // weight.shape[1], 1)):
