@@ -59,8 +59,7 @@ def seen_in_passes(
             log_p = captioner.log_probs(inside, words.expand(len(some), -1))[torch.arange(len(some)), asked, words[asked]]
             derivative = torch.autograd.grad(log_p.sum(), inside, allow_unused=True)[0] if log_p.requires_grad else None
             if derivative is None: raise BadInput(type(captioner).__name__, "gives log-probabilities that have no derivative by the descriptors", "Give a captioner whose log_probs is differentiable, without torch.no_grad or detach inside")
-            broken = (~torch.isfinite(derivative)).flatten(1).any(1).nonzero()
-            if len(broken): raise BadInput(f"word '{tokens[int(positions[asked[int(broken[0])]])]}'", "has a derivative that is not finite", "Check the captioner's weights, and that it gives the word a probability above 0")
+            if not torch.isfinite(derivative).all(): raise BadInput(type(captioner).__name__, "gives log-probabilities whose derivatives are not finite", "Check its weights, and that every word has a probability above 0")
             kept = seen(derivative).cpu() / len(at)
             if found is None: found = kept.new_zeros(len(tokens), *kept.shape[1:])
             found.index_add_(0, positions[asked], kept)
