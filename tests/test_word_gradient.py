@@ -179,14 +179,20 @@ class Shut(Bag):
     def log_probs(self, values, words): return super().log_probs(values, words)
 
 class Sure(Bag):
-    def log_probs(self, values, words): return (super().log_probs(values, words).exp() - 1).relu().log()    # no word has any probability
+    def log_probs(self, values, words):
+        log_p = super().log_probs(values, words)
+        return torch.where(torch.arange(len(WORDS)) == WORDS.index("red"), -torch.inf, log_p)
+
+class Steep(Bag):
+    def log_probs(self, values, words): return super().log_probs(values, words) + (values.flatten(1).sum(1) * 0).sqrt()[:, None, None]
 
 
 @ALL
 def test_a_captioner_without_derivatives_is_refused(explain, clip):
     for kind in Deaf, Shut:
         with pytest.raises(BadInput, match=f"{kind.__name__}: gives log-probabilities that have no derivative by the descriptors"): explain(made(kind), clip, SENTENCE)
-    with pytest.raises(BadInput, match="Sure: gives log-probabilities whose derivatives are not finite"): explain(made(Sure), clip, SENTENCE)
+    with pytest.raises(BadInput, match="word 'red': has log p = -inf"): explain(made(Sure), clip, SENTENCE)
+    with pytest.raises(BadInput, match="Steep: gives log-probabilities whose derivatives are not finite"): explain(made(Steep), clip, SENTENCE)
 
 
 @pytest.mark.parametrize("use, says", [

@@ -50,19 +50,21 @@ def seen_in_passes(
     with _derivable(captioner):
         values = descriptors.values.detach().clone()
         words, positions = captioner.encode_words(list(tokens), cut=cut)
-        words, positions, at = words.to(values.device), positions.cpu(), torch.tensor(shares).to(values)
+        words, positions, at = words.to(values.device), positions.cpu(), torch.tensor(shares, dtype=torch.float64).to(values)
         start = values.new_zeros(values.shape[1]) if baseline is None else baseline.to(values)
         found = None
-        for some in torch.arange(len(words) * len(at)).split(together):
+        for some in torch.arange(len(words) * len(at), device=values.device).split(together):
             asked, share = some // len(at), at[some % len(at)]
             inside = (start + share[:, None, None] * (values - start)).requires_grad_()
-            log_p = captioner.log_probs(inside, words.expand(len(some), -1))[torch.arange(len(some)), asked, words[asked]]
+            log_p = captioner.log_probs(inside, words.expand(len(some), -1))[torch.arange(len(some), device=values.device), asked, words[asked]]
             derivative = torch.autograd.grad(log_p.sum(), inside, allow_unused=True)[0] if log_p.requires_grad else None
             if derivative is None: raise BadInput(type(captioner).__name__, "gives log-probabilities that have no derivative by the descriptors", "Give a captioner whose log_probs is differentiable, without torch.no_grad or detach inside")
-            if not torch.isfinite(derivative).all(): raise BadInput(type(captioner).__name__, "gives log-probabilities whose derivatives are not finite", "Check its weights, and that every word has a probability above 0")
+            without = (~torch.isfinite(log_p)).nonzero()
+            if len(without): raise BadInput(f"word '{tokens[positions[asked[without[0, 0]].cpu()]]}'", f"has log p = {float(log_p[without[0, 0]])}, which cannot be derived", "Check the captioner's weights, and that it gives every word a probability above 0")
+            if not torch.isfinite(derivative).all(): raise BadInput(type(captioner).__name__, "gives log-probabilities whose derivatives are not finite", "Check its weights, and that no word has a probability of 0")
             kept = seen(derivative).cpu() / len(at)
             if found is None: found = kept.new_zeros(len(tokens), *kept.shape[1:])
-            found.index_add_(0, positions[asked], kept)
+            found.index_add_(0, positions[asked.cpu()], kept)
     return found
 
 def word_derivatives(
@@ -110,7 +112,7 @@ def integrated_gradients(
     cut: bool = False,          # whether a sentence that is too long is cut instead of refused
     together: int = 16,         # passes in one batch, of words · steps, which bounds the memory
 ) -> Explanation:
-    "Integrated gradients of every token over the cells, zeros for tokens the captioner does not know: their sum is near log p(descriptors) − log p(baseline). Raises BadInput for steps below 1, another baseline, and as `seen_in_passes` (Sundararajan et al. 2017, Eq. 1 and 3)."
+    "Integrated gradients of every token over the cells, zeros for tokens the captioner does not know: their sum is near log p(descriptors) − log p(baseline). Raises BadInput for steps below 1, another baseline, and as `seen_in_passes` (Sundararajan et al. 2017)."
     if steps < 1: raise BadInput("steps", f"is {steps}; expected 1 or more", "Take 32, and more where the sum is far from the change of log p")
     values = descriptors.values.detach()
     if baseline is not None and (tuple(baseline.shape) != (values.shape[1],) or not torch.isfinite(baseline).all()):
