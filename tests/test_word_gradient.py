@@ -23,13 +23,13 @@ FRAMES, ROWS, COLUMNS = 3, 2, 4
 
 class Bag(nn.Module):
     "A captioner of one's own that inherits nothing: words before do not matter, and a batch norm that learns while it trains."
-    vocabulary = tuple(WORDS)
+    vocabulary = VOCABULARY
 
     def __init__(self):
         super().__init__()
-        self.norm, self.scores = nn.BatchNorm1d(6), nn.Linear(6, len(WORDS))
+        self.norm, self.scores = nn.BatchNorm1d(6), nn.Linear(6, len(VOCABULARY))
 
-    def encode_words(self, tokens, cut=False): return VOCABULARY.encode(tokens)[0] - 2, VOCABULARY.encode(tokens)[1]
+    def encode_words(self, tokens, cut=False): return VOCABULARY.encode(tokens)
 
     def log_probs(self, values, words):
         return self.scores(torch.tanh(self.norm(values.transpose(1, 2))).mean(2)).log_softmax(-1)[:, None].expand(-1, words.shape[1], -1)
@@ -181,7 +181,7 @@ class Shut(Bag):
 class Sure(Bag):
     def log_probs(self, values, words):
         log_p = super().log_probs(values, words)
-        return torch.where(torch.arange(len(WORDS)) == WORDS.index("red"), -torch.inf, log_p)
+        return torch.where(torch.arange(len(VOCABULARY)) == VOCABULARY.index["red"], -torch.inf, log_p)
 
 class Steep(Bag):
     def log_probs(self, values, words): return super().log_probs(values, words) + (values.flatten(1).sum(1) * 0).sqrt()[:, None, None]

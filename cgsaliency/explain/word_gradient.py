@@ -59,8 +59,9 @@ def seen_in_passes(
             log_p = captioner.log_probs(inside, words.expand(len(some), -1))[torch.arange(len(some), device=values.device), asked, words[asked]]
             derivative = torch.autograd.grad(log_p.sum(), inside, allow_unused=True)[0] if log_p.requires_grad else None
             if derivative is None: raise BadInput(type(captioner).__name__, "gives log-probabilities that have no derivative by the descriptors", "Give a captioner whose log_probs is differentiable, without torch.no_grad or detach inside")
-            without = (~torch.isfinite(log_p)).nonzero()
-            if len(without): raise BadInput(f"word '{tokens[positions[asked[without[0, 0]].cpu()]]}'", f"has log p = {float(log_p[without[0, 0]])}, which cannot be derived", "Check the captioner's weights, and that it gives every word a probability above 0")
+            if not torch.isfinite(log_p).all():
+                first = int((~torch.isfinite(log_p)).nonzero()[0])
+                raise BadInput(f"word '{tokens[positions[asked[first].cpu()]]}'", f"has log p = {log_p[first].item()}, which cannot be derived", "Check the captioner's weights, and that it gives every word a probability above 0")
             if not torch.isfinite(derivative).all(): raise BadInput(type(captioner).__name__, "gives log-probabilities whose derivatives are not finite", "Check its weights, and that no word has a probability of 0")
             kept = seen(derivative).cpu() / len(at)
             if found is None: found = kept.new_zeros(len(tokens), *kept.shape[1:])
