@@ -96,6 +96,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                         'cgsaliency/core/explanation.py'),
                                              'cgsaliency.core.explanation.peak': ( 'core/explanation.html#peak',
                                                                                    'cgsaliency/core/explanation.py'),
+                                             'cgsaliency.core.explanation.positive': ( 'core/explanation.html#positive',
+                                                                                       'cgsaliency/core/explanation.py'),
                                              'cgsaliency.core.explanation.save_explanation': ( 'core/explanation.html#save_explanation',
                                                                                                'cgsaliency/core/explanation.py'),
                                              'cgsaliency.core.explanation.scaled': ( 'core/explanation.html#scaled',
