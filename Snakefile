@@ -274,6 +274,50 @@ rule ebr_figure7:
     threads: threads_of("ebr/figure7")
     shell: run("ebr/figure7")
 
+rule ebr_captioner:
+    priority: 2
+    input: code("ebr/captioner"), DATA_MADE, FILMS_MADE, made("cgvs/backbone")
+    output: pages("ebr/captioner"), made("ebr/captioner")
+    params: chosen("ebr/captioner")
+    threads: threads_of("ebr/captioner")
+    shell: run("ebr/captioner")
+
+rule ebr_table5:
+    input: code("ebr/table5"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner", "ebr/captioner")
+    output: pages("ebr/table5"), table("ebr/table5"), pictures("ebr/table5", "ebr/table5_maps")
+    params: chosen("ebr/table5")
+    threads: threads_of("ebr/table5")
+    shell: run("ebr/table5")
+
+rule ebr_figure9:
+    input: code("ebr/figure9"), DATA_MADE, made("cgvs/backbone", "ebr/captioner")
+    output: pages("ebr/figure9"), pictures("ebr/figure9")
+    params: chosen("ebr/figure9")
+    threads: threads_of("ebr/figure9")
+    shell: run("ebr/figure9")
+
+rule ebr_section6:
+    input: code("ebr/section6"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner", "ebr/captioner"), FILMS, "benchmarks/results/words.csv"
+    output: pages("ebr/section6"), table("ebr/section6")
+    params: chosen("ebr/section6")
+    threads: threads_of("ebr/section6")
+    shell: run("ebr/section6")
+
+if FILMS:
+    rule ebr_figure8:
+        input: code("ebr/figure8"), made("cgvs/backbone", "ebr/captioner"), FILMS
+        output: pages("ebr/figure8"), pictures("ebr/figure8", "ebr/figure8b"), [f"{REPORTS}/ebr/figure8.{ending}" for ending in ("csv", "rows.parquet")]
+        params: chosen("ebr/figure8")
+        threads: threads_of("ebr/figure8")
+        shell: run("ebr/figure8")
+
+rule face_to_face:
+    input: code("face_to_face"), DATA_MADE, made("cgvs/backbone", "cgvs/crops", "ebr/captioner"), "benchmarks/results/explainers.csv"
+    output: pages("face_to_face"), [f"{REPORTS}/face_to_face.{ending}" for ending in ("csv", "rows.parquet")], pictures("face_to_face", "face_to_face_maps")
+    params: chosen("face_to_face")
+    threads: threads_of("face_to_face")
+    shell: run("face_to_face")
+
 rule ebr_claims:
     input: code("ebr/claims"), [f"{REPORTS}/ebr/{name}.claims.csv" for name in read_scale(Path(SCALE), "ebr/claims")["tables"]]
     output: pages("ebr/claims"), f"{REPORTS}/ebr/claims.csv", pictures("ebr/claims")

@@ -1125,6 +1125,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'cgsaliency/reproduce/claims.py'),
                                              'cgsaliency.reproduce.claims.draw_claims': ( 'reproduce/claims.html#draw_claims',
                                                                                           'cgsaliency/reproduce/claims.py'),
+                                             'cgsaliency.reproduce.claims.measured': ( 'reproduce/claims.html#measured',
+                                                                                       'cgsaliency/reproduce/claims.py'),
                                              'cgsaliency.reproduce.claims.near': ( 'reproduce/claims.html#near',
                                                                                    'cgsaliency/reproduce/claims.py'),
                                              'cgsaliency.reproduce.claims.over': ( 'reproduce/claims.html#over',
