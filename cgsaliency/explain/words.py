@@ -11,7 +11,8 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Captioner, Descriptors, Pooling, at_rest
+from ..core.contracts import Descriptors, Pooling, at_rest
+from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
 from ..core.layers import refuse_features
@@ -21,6 +22,15 @@ from .maps import explained
 from .recurrent import over_total, to_static
 
 # %% ../../nbs/explain/words.ipynb #4a937267
+def _asked(tokens: Sequence[str], spans: Sequence[slice] | None) -> Tensor:
+    "Ones where a phrase has its tokens, K × tokens. Raises BadInput for a span that is empty or leaves the sentence."
+    n, asked = len(tokens), torch.eye(len(tokens))
+    if spans is None: return asked
+    for span in spans:
+        if not len(range(n)[span]) or not all(end is None or -n <= end <= n for end in (span.start, span.stop)):
+            raise BadInput(f"phrase {span.start}:{span.stop}", f"has no word, or some outside the sentence of {n} tokens", "Give a span inside the sentence")
+    return torch.stack([asked[span].sum(0) for span in spans]) if len(spans) else asked[:0]
+
 def evidence_at_mean(
     captioner: Pooling,
     values: Tensor,              # m × D descriptors, ≥ 0
@@ -29,13 +39,11 @@ def evidence_at_mean(
     contrast: bool = True,       # cEB-R, else EB-R
     reading: str = "code",       # 'code' or 'paper' (`explain.recurrent`)
     cut: bool = False,           # whether a sentence that is too long is cut instead of refused
-) -> Tensor:                     # K × D; EB-R sums to 1 over units, cEB-R to 0; zeros where the captioner knows no word, or nothing excited any
-    "The evidence of each unit of the mean descriptor for each token or phrase. Raises BadInput for values that are not finite and sentences it cannot take (ebr, section 3.4)."
+) -> Tensor:                     # K × D; EB-R sums to 1 over units, cEB-R to 0; zeros where the captioner knows no word, or nothing excited any; where nothing excites the dual, cEB-R is EB-R
+    "The evidence of each unit of the mean descriptor for each token or phrase. Raises BadInput for values that are not finite, and sentences and spans it cannot take (ebr, section 3.4)."
     refuse_features(values[None])
     words, positions = captioner.encode_words(list(tokens), cut=cut)
-    asked = torch.zeros(len(tokens) if spans is None else len(spans), len(tokens))
-    for k, span in enumerate([slice(t, t + 1) for t in range(len(tokens))] if spans is None else spans): asked[k, span] = 1
-    starts = asked[:, positions.cpu()].to(values)                      # which of the n known words each of the K is about
+    starts = _asked(tokens, spans)[:, positions.cpu()].to(values)      # which of the n known words each of the K is about
     with torch.inference_mode(), at_rest(captioner):
         layers, weights = captioner.unroll(values[None], words[None].to(values.device)), captioner.readout()[words.to(values.device)]
         top, each = layers[-1].outputs[:, 0], torch.eye(len(words), dtype=values.dtype, device=values.device)

@@ -81,9 +81,9 @@ def scene_captioner(
     targets = torch.stack([F.pad(vocabulary.encode(sentence)[0], (0, 1)) for sentence in said])[:, None]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = MeanPool(vocabulary, features=7, words=8, hidden=24, squash=squash)
-        optimiser = torch.optim.Adam(model.parameters(), 0.02)
+        model = MeanPool(vocabulary, features=7, words=8, hidden=24, squash=squash).double()       # what it learns must not hang on a machine's last digits
+        optimiser, values = torch.optim.Adam(model.parameters(), 0.02), paints_of(pictures).flatten(1, 2).double()
         for _ in range(120):
-            loss = captioning_loss(model, (paints_of(pictures).flatten(1, 2), targets))
+            loss = captioning_loss(model, (values, targets))
             optimiser.zero_grad(); loss.backward(); optimiser.step()
-    return model.eval()
+    return model.float().eval()
