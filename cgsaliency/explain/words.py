@@ -11,7 +11,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Descriptors, Pooling, at_rest
+from ..core.contracts import Captioner, Descriptors, Pooling, at_rest
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
@@ -47,10 +47,9 @@ def evidence_at_mean(
     with torch.inference_mode(), at_rest(captioner):
         layers, weights = captioner.unroll(values[None], words[None].to(values.device)), captioner.readout()[words.to(values.device)]
         top, each = layers[-1].outputs[:, 0], torch.eye(len(words), dtype=values.dtype, device=values.device)
-        def shares(sign: int) -> Tensor:
-            seeds = starts[:, :, None] * MATRIX.excited(top, sign * weights, each)[0]      # K × n × H
-            return over_total(to_static(layers, seeds.transpose(0, 1), reading), [1])
-        return shares(1) - shares(-1) if contrast else shares(1)
+        seeds = torch.cat([starts[:, :, None] * MATRIX.excited(top, sign * weights, each)[0] for sign in ((1, -1) if contrast else (1,))])      # K × n × H, and those of the dual
+        found = over_total(to_static(layers, seeds.transpose(0, 1), reading), [1]).split(len(starts))
+        return found[0] - found[1] if contrast else found[0]
 
 # %% ../../nbs/explain/words.ipynb #45618908
 def _rates(evidence: Tensor, values: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ def eb_r_words(
 def _named(tokens: Sequence[str], spans: Sequence[slice] | None) -> tuple[str, ...]:
     return tuple(tokens) if spans is None else tuple(" ".join(tokens[span]) for span in spans)
 
-# %% ../../nbs/explain/words.ipynb #0d7ae19d
+# %% ../../nbs/explain/words.ipynb #e75fcb40
 def owed_to(
     captioner: Captioner,
     values: Tensor,         # m × D descriptors
