@@ -163,6 +163,8 @@ def load_captioner(
 ) -> Captioning:
     "The captioner in evaluation mode. Raises BadInput for a folder that lacks a file, or whose weights are of another kind or other sizes."
     sizes = read_json(Path(folder) / "sizes.json")
-    try: model = kind(load_vocabulary(Path(folder) / "vocabulary.json"), **sizes)
-    except TypeError as error: raise BadInput(Path(folder) / "sizes.json", f"are not sizes of {kind.__name__} ({error})", "Load it as what it is") from None
+    vocabulary = load_vocabulary(Path(folder) / "vocabulary.json")
+    try: model = kind(vocabulary, **sizes)
+    except BadInput: raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error: raise BadInput(Path(folder) / "sizes.json", f"are not sizes of {kind.__name__} ({error})", "Load it as what it is") from None
     return load_weights(model, Path(folder) / "best.safetensors").eval()
