@@ -267,6 +267,13 @@ rule ebr_figure3:
     threads: threads_of("ebr/figure3")
     shell: run("ebr/figure3")
 
+rule ebr_figure4:
+    input: code("ebr/figure4")
+    output: pages("ebr/figure4"), pictures("ebr/figure4")
+    params: chosen("ebr/figure4")
+    threads: threads_of("ebr/figure4")
+    shell: run("ebr/figure4")
+
 rule ebr_figure7:
     input: code("ebr/figure7"), made("ebr/recogniser")
     output: pages("ebr/figure7"), pictures("ebr/figure7"), f"{REPORTS}/ebr/figure7.claims.csv"

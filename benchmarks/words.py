@@ -1,12 +1,13 @@
 """What the evidence for words costs, beside the captioner's own passes: `python benchmarks/words.py`.
 
 VGG-16 with random weights and a MeanPool of the paper's sizes, one picture of 224 × 224 and a sentence of 12 words; then the language parts
-alone, over 64 cells of one picture and 64 cells of each of 26 frames: CGVS through S2VT, cEB-R through MeanPool, each beside one pass of its captioner.
+alone, over 64 cells of one picture and 64 cells of each of 26 frames: CGVS through S2VT, cEB-R through MeanPool, each beside one pass of its captioner
+over what it reads for its own caption.
 """
 import torch
 from torchvision.models import vgg16
 
-from cgsaliency.core.contracts import Descriptors
+from cgsaliency.core.contracts import Descriptors, frame_means
 from cgsaliency.core.geometry import Grid, View
 from cgsaliency.core.layers import watched
 from cgsaliency.data.text import Vocabulary
@@ -58,8 +59,8 @@ def measured(device: torch.device, repeats: int, words: int = 12_593, length: in
     yield "MeanPool's language pass over 64 descriptors", pools_one, "s", ""
     yield "cEB-R of 64 descriptors and 12 words / language pass", shared / pools_one, "times", "MeanPool's language pass over 64 descriptors"
     yield "CGVS / cEB-R, 64 descriptors and 12 words", alone / shared, "times", "cEB-R through MeanPool"
-    reads_film, alone, pools_film, shared = seconds(device, max(repeats // 3, 1), lambda: read(s2vt, film), lambda: spacetime(s2vt, film, sentence), lambda: read(pooling, film), lambda: eb_r_words(pooling, film, sentence))
-    yield f"CGVS in space and time, {frames} frames × 64 cells / language pass", alone / reads_film, "times", f"S2VT's language pass over the {frames * 64} descriptors"
+    reads_film, alone, pools_film, shared = seconds(device, max(repeats // 3, 1), lambda: read(s2vt, frame_means(film)), lambda: spacetime(s2vt, film, sentence), lambda: read(pooling, film), lambda: eb_r_words(pooling, film, sentence))
+    yield f"CGVS in space and time, {frames} frames × 64 cells / language pass", alone / reads_film, "times", f"S2VT's language pass over the means of {frames} frames"
     yield f"cEB-R of {frames} frames × 64 cells / language pass", shared / pools_film, "times", f"MeanPool's language pass over the {frames * 64} descriptors"
     yield f"CGVS / cEB-R, {frames} frames × 64 cells", alone / shared, "times", "cEB-R through MeanPool"
 
