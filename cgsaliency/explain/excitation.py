@@ -45,8 +45,10 @@ class Matrix:
         given, signals = (x if x[..., 0].numel() == 1 else x.expand(*winning.shape[:-1], -1)).flatten(0, -2), winning.flatten(0, -2)
         total, dropped = signals.new_zeros(len(signals), x.shape[-1]), winning.new_zeros(())
         wanted = torch.arange(len(weight), device=weight.device) if every else signals.ne(0).any(0).nonzero()[:, 0]
-        for rows in wanted.split(max(self.together // weight.shape[1], 1)):
-            excites = weight.detach()[rows].clamp_(min=0)
+        pieces = wanted.split(max(self.together // weight.shape[1], 1))
+        room = weight.new_empty(len(pieces[0]), weight.shape[1])         # one for all: new memory for each would be most of the work
+        for rows in pieces:
+            excites = torch.index_select(weight.detach(), 0, rows, out=room[:len(rows)]).clamp_(min=0)
             shares, lost = _shares(signals[:, rows], given @ excites.T)
             total += shares @ excites
             dropped += lost
