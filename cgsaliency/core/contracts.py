@@ -113,7 +113,7 @@ class Unrolling(Recogniser, Protocol):
 # %% ../../nbs/core/contracts.ipynb #43c325f6
 @runtime_checkable
 class Pooling(Captioner, Protocol):
-    "A captioner that shows how its recurrent layers came to each word; `static` of those that see the picture is the mean of its descriptors."
+    "A captioner that shows how its recurrent layers came to each word; `static` of those that see the picture is the mean of its descriptors, or a multiple of it."
 
     def unroll(
         self,

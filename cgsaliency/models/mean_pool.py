@@ -29,8 +29,10 @@ class MeanPool(Captioning):
         squash: str = "relu",    # or 'tanh'
         max_words: int = 20,     # that a sentence may have, without its end
         dropout: float = 0.0,    # of what the second LSTM is given and gives, while training
+        unit: float = 1.0,       # what the mean is divided by, such as its root mean square over the training pictures
     ):
         super().__init__(vocabulary, features, max_words)
+        self.unit = unit
         self.embed_word = nn.Embedding(len(vocabulary), words)
         self.first, self.second = Recurrent(words, hidden, "lstm", squash), Recurrent(hidden, hidden, "lstm", squash, static=features)
         self.to_words, self.dropout = nn.Linear(hidden, len(vocabulary)), nn.Dropout(dropout)
@@ -41,7 +43,7 @@ class MeanPool(Captioning):
 
     def begin(self, values: Tensor) -> tuple[Tensor, ...]:
         "The state before the first word: the mean descriptor, B × D; h and c of both LSTMs, B × hidden; from B × m × D values, m ≥ 1."
-        pooled = self.checked(values).mean(1)
+        pooled = self.checked(values).mean(1) / self.unit
         return pooled, *[pooled.new_zeros(len(pooled), self.first.weight_hh_l0.shape[1])] * 4
 
     def _layers(self, pooled: Tensor, before: Tensor, state: tuple[Tensor, ...] = ()) -> tuple[Unrolled, Unrolled]:
