@@ -1184,4 +1184,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                          'cgsaliency.show.overlay.show_sentence': ( 'show/overlay.html#show_sentence',
                                                                                     'cgsaliency/show/overlay.py'),
                                          'cgsaliency.show.overlay.show_sentences': ( 'show/overlay.html#show_sentences',
-                                                                                     'cgsaliency/show/overlay.py')}}}
+                                                                                     'cgsaliency/show/overlay.py')},
+            'cgsaliency.show.regions': { 'cgsaliency.show.regions.show_areas': ( 'show/regions.html#show_areas',
+                                                                                 'cgsaliency/show/regions.py'),
+                                         'cgsaliency.show.regions.show_regions': ( 'show/regions.html#show_regions',
+                                                                                   'cgsaliency/show/regions.py')}}}
