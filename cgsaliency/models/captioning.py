@@ -117,13 +117,14 @@ def held_out_loss(
 def captions_of(
     model: Captioning,
     ids: Sequence[str],   # of the pictures
-    values: Tensor,       # pictures × m × D descriptors, of any precision
+    values: Tensor | tuple[Tensor, ...],  # pictures × m × D descriptors, of any precision; or all that `begin` takes
     beam: int = 5,        # 1 for greedy search
     batch: int = 64,      # pictures that are read together
 ) -> dict[str, str]:
     "What the captioner says of each picture, by id. Raises BadInput as `beam_search`."
     spoken, device = [], next(model.parameters()).device
-    for seen in values.split(batch): spoken += beam_search(model, seen.float().to(device), beam, model.max_words)[0]
+    for seen in zip(*(part.split(batch) for part in (values if isinstance(values, tuple) else (values,)))):
+        spoken += beam_search(model, tuple(part.float().to(device) for part in seen), beam, model.max_words)[0]
     return {id: " ".join(model.vocabulary.words[word] for word in words) for id, words in zip(ids, spoken)}
 
 # %% ../../nbs/models/captioning.ipynb #45c39c47
@@ -139,13 +140,16 @@ def train_captioner(
     more: Sequence[Tensor] = (),  # of the pictures, each pictures × …
     score: Callable[[Captioning], float] | None = None,  # after each epoch, on validation pictures; the training loss without
     better: str = "lower",    # or 'higher': which score is better
-    settings: dict | None = None,  # what else decides the result, such as which features these are and what the loss was told
+    settings: dict | None = None,  # what else decides the result, such as which features these are, what the loss was told, and where weights come from
     progress: bool = True,
+    prepared: Callable[[Captioning], object] = lambda model: None,  # called with the new captioner, such as what gives it weights to start from
 ) -> tuple[Captioning, list[dict]]:
     "The captioner with its best weights, and what was measured in each epoch; raises BadInput as `fit`."
     folder, device = Path(folder), best_device()
     torch.manual_seed(recipe.seed)
-    model = kind(vocabulary, **sizes).to(device)
+    model = kind(vocabulary, **sizes)
+    prepared(model)
+    model = model.to(device)
     longest = max(int((captions >= 0).sum(-1).max()), 1)
     said = captions[..., :longest]
     def batch(numbers: Tensor) -> tuple[Tensor, ...]:
