@@ -45,6 +45,7 @@ def run(section: str) -> str:
 
 
 DATA_MADE = made("toybox") if DRAWN else []
+COCO_MADE = made("toycoco") if DRAWN else []
 FILMS_MADE = made("toyfilms") if DRAWN else []
 ACTS_MADE = made("toyacts") if DRAWN else []
 FILMS = made("cgvs/films") if "cgvs/films" in SECTIONS else []   # captioners of films, where the data have any
@@ -60,6 +61,13 @@ rule toybox:
     params: chosen("toybox") if DRAWN else ""
     threads: threads_of("toybox")
     shell: run("toybox")
+
+rule toycoco:
+    input: code("toycoco")
+    output: pages("toycoco"), made("toycoco")
+    params: chosen("toycoco") if DRAWN else ""
+    threads: threads_of("toycoco")
+    shell: run("toycoco")
 
 rule toyfilms:
     input: code("toyfilms")
