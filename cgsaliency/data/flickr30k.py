@@ -136,7 +136,7 @@ def refuse_seen(
     both = sorted(set(seen) & set(judged))
     if both:
         raise BadInput(where, f"{len(both)} pictures are in both, such as {', '.join(both[:3])}",
-                       "Families of splits overlap, such as Karpathy's and the Entities': take all parts from one family")
+                       "Families of splits, such as Karpathy's and the Entities', overlap: take all parts from one family")
 
 # %% ../../nbs/data/flickr30k.ipynb #7ededce8
 def splits_of_json(
