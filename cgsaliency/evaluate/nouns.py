@@ -8,7 +8,6 @@ __all__ = ['central_square', 'square_boxes', 'on_pixels', 'mass_in', 'nouns_of',
 # %% ../../nbs/evaluate/nouns.ipynb #e4a9b6b4
 from collections import Counter
 from dataclasses import replace
-from itertools import combinations
 from typing import Callable, Iterable, Sequence
 
 import pandas as pd
@@ -35,7 +34,7 @@ def square_boxes(
     view: View,      # such as `central_square`
 ) -> Tensor:         # K × (x0, y0, x1, y1), half-open
     "The boxes in whole pixels of the view, cut at its border (aoa, the authors' script)."
-    return view.boxes(boxes).round().int()
+    return view.boxes(boxes).round().long()
 
 def on_pixels(
     explanation: Explanation,
@@ -59,9 +58,11 @@ def mass_in(
 ) -> float:
     "The share that lies in the boxes; below the union's for 'pairs' where three or more share pixels. Raises BadInput for another word (aoa, the authors' script)."
     if overlap == "pairs":
-        common = [torch.cat([a[:2].maximum(b[:2]), a[2:].minimum(b[2:])]) for a, b in combinations(boxes, 2)]
-        single, double = (sum(float(shares[y0:max(y0, y1), x0:max(x0, x1)].sum()) for x0, y0, x1, y1 in torch.stack(list(those)).tolist()) if len(those) else 0.0 for those in (boxes, common))
-        return single - double
+        below = torch.nn.functional.pad(shares.cumsum(0).cumsum(1), (1, 0, 1, 0))    # what lies left of and above each corner of pixels
+        def masses(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor) -> Tensor: return below[y1, x1] - below[y0, x1] - below[y1, x0] + below[y0, x0]
+        a, b = (boxes[k] for k in torch.triu_indices(len(boxes), len(boxes), 1))
+        low, high = a[:, :2].maximum(b[:, :2]), a[:, 2:].minimum(b[:, 2:])
+        return float(masses(*boxes.T).sum() - masses(*torch.cat([low, high.maximum(low)], 1).T).sum())
     if overlap != "union": raise BadInput("overlap", f"there is no '{overlap}'", "Choose 'pairs' or 'union'")
     inside = torch.zeros(shares.shape, dtype=torch.bool)
     for x0, y0, x1, y1 in boxes.tolist(): inside[y0:y1, x0:x1] = True
@@ -114,12 +115,13 @@ def noun_rows(
         for number in range(len(record.sentences) if all_sentences else 1):
             explanation, runs, known = explain(record, number), [], {}
             matches = named(record, explanation.targets, nouns)
-            shares = on_pixels(explanation, view) if matches else None
+            asked = sorted({k for k, _ in matches})
+            shares = on_pixels(replace(explanation, saliency=explanation.saliency[asked], targets=tuple(explanation.targets[k] for k in asked)), view) if asked else None
             for k, phrase in matches:
                 if (k, phrase.chain) not in known:
                     boxes = square_boxes(phrase.box_tensor(), view)
                     known[k, phrase.chain] = {"record": record.id, "sentence": number, "position": k, "word": explanation.targets[k], "chain": phrase.chain, "categories": "/".join(categories_of(phrase)),
-                                              "mass": mass_in(shares[k], boxes, overlap), "uniform": mass_in(even, boxes, overlap)}
+                                              "mass": mass_in(shares[asked.index(k)], boxes, overlap), "uniform": mass_in(even, boxes, overlap)}
                 row = known[k, phrase.chain]
                 if not runs or runs[-1]["chain"] != phrase.chain: runs.append(row)
                 elif row["mass"] > runs[-1]["mass"]: runs[-1] = row
