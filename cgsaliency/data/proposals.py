@@ -106,7 +106,7 @@ def edge_boxes(
     boxes, scores = finder.getBoundingBoxes(strength, direction) if strength.any() else ((), ())
     corners = torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4))
     corners = torch.cat([corners[:, :2] - 1, corners[:, :2] + corners[:, 2:]], 1)     # the last row and column belong to the box
-    return _or_whole(corners, torch.from_numpy(np.array(scores, dtype=np.float32).reshape(-1)), picture, none, where)
+    return _or_whole(corners, torch.from_numpy(np.array(scores if len(boxes) else (), dtype=np.float32).reshape(-1)), picture, none, where)    # OpenCV's scores of no box are None
 
 def _refuse_strange(most: int, none: str, where: str) -> None:
     if most < 1: raise BadInput(where, f"{most} boxes are asked for", "Ask for at least one")
@@ -254,7 +254,7 @@ class ProposalStore:
         boxes, there = torch.zeros(len(records), number, 4), torch.zeros(len(records), number, dtype=torch.bool)
         for place, (record, view) in enumerate(zip(records, views, strict=True)):
             own, _ = self[record.id]
-            full = (view.to_input(own.reshape(-1, 2, 2)).reshape(-1, 4)[:, 2:] - view.to_input(own.reshape(-1, 2, 2)).reshape(-1, 4)[:, :2]).prod(1)
+            full = (own[:, 2:] - own[:, :2]).prod(1) * (view.input_width / view.width) * (view.input_height / view.height)
             cut = view.boxes(own)
             cut = cut[(cut[:, 2:] - cut[:, :2]).prod(1) >= shown * full][:number]
             if not len(cut):
