@@ -98,15 +98,6 @@ def test_a_picture_without_an_edge(name, blank, tmp_path):
     assert boxes[0, 0].tolist() == [0, 0, 224, 224] and there.tolist() == [[True, False, False]] and len(whole["blank"][0]) == 0
 
 
-def test_an_edge_without_a_box():
-    "A dot in the middle of the only window: edges that are not counted."
-    picture = Image.new("RGB", (90, 60), "black")
-    picture.paste("white", (44, 29, 46, 31))
-    boxes, scores = edge_boxes(picture, smallest=.9, none="empty")
-    assert boxes.shape == (0, 4) and scores.shape == (0,) and edge_map(picture)[0].any()
-    refused(lambda: edge_boxes(picture, smallest=.9), "has no proposal")
-
-
 @pytest.mark.parametrize("content, says", [(None, "there is no such model"), (b"", "model.yml.gz"), (b"words", "model.yml.gz"), (gzip.compress(b"%YAML:1.0\n---\na: 1\n"), "options is missing"),
                                            (gzip.compress(b"%YAML:1.0\n---\na: 1\n" * 50)[:-9], "cannot be read whole"), (b"\x00\xff\x00", "cannot be read whole"),
                                            (b"%YAML:1.0\n---\noptions:\n   numberOfTrees: 1\n", "childs is missing")])
@@ -116,12 +107,12 @@ def test_models_that_are_none(content, says, tmp_path):
     refused(lambda: edge_boxes(draw(imagine(3, 0)), model=path), says, "edges are gradients then")
 
 
-def forest(path: Path) -> Path:
+def forest(path: Path, votes: int = 16) -> Path:
     "A forest of one tree that asks one question: is the gradient in the middle of the patch strong? Then there is an edge."
     options = dict(stride=2, shrinkNumber=2, patchSize=32, patchInnerSize=16, numberOfGradientOrientations=4, gradientSmoothingRadius=0, regFeatureSmoothingRadius=2,
                    ssFeatureSmoothingRadius=8, gradientNormalizationRadius=4, selfsimilarityGridSize=5, numberOfTrees=1, numberOfTreesToEvaluate=1)
     middle = [8 * 16 + 8, 8 * 16 + 7, 7 * 16 + 8, 7 * 16 + 7]
-    parts = {"childs": [2, 0, 0], "featureIds": [3 * 256 + 8 * 16 + 8, 0, 0], "thresholds": [.6, 0., 0.], "edgeBoundaries": [0, 0, 0, 64], "edgeBins": middle * 16}
+    parts = {"childs": [2, 0, 0], "featureIds": [3 * 256 + 8 * 16 + 8, 0, 0], "thresholds": [.6, 0., 0.], "edgeBoundaries": [0, 0, 0, 4 * votes], "edgeBins": middle * votes}
     lines = ["%YAML:1.0", "---", "options:", *(f"   {name}: {value}" for name, value in options.items())]
     for name, values in parts.items(): lines += [f"{name}:", f"   - [ {', '.join(map(str, values))} ]"]
     path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
@@ -139,6 +130,14 @@ def test_a_forest_gives_the_edges(tmp_path, records):
     assert by_forest.blocks[0][0] != ProposalStore(tmp_path, records[:1]).blocks[0][0]
     assert by_forest.blocks[0][0] == ProposalStore(tmp_path, records[:1], model=model).blocks[0][0]
     refused(lambda: ProposalStore(tmp_path, records, model=tmp_path / "none.yml.gz"), "there is no such model")
+
+
+def test_edges_too_weak_for_a_box(tmp_path):
+    model = forest(tmp_path / "model.yml.gz", votes=1)
+    picture = draw(imagine(3, 0))
+    boxes, scores = edge_boxes(picture, model=model, none="empty")
+    assert boxes.shape == (0, 4) and scores.shape == (0,) and edge_map(picture, model)[0].any()
+    refused(lambda: edge_boxes(picture, model=model), "has no proposal")
 
 
 def test_what_is_kept_is_what_is_found(kept, records):
