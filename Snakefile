@@ -347,3 +347,24 @@ if "ebr/protocol" in SECTIONS:
         params: chosen("ebr/protocol")
         threads: threads_of("ebr/protocol")
         shell: run("ebr/protocol")
+
+rule aoa_figure1:
+    input: code("aoa/figure1")
+    output: pages("aoa/figure1"), pictures("aoa/figure1", "aoa/figure1b")
+    params: chosen("aoa/figure1")
+    threads: threads_of("aoa/figure1")
+    shell: run("aoa/figure1")
+
+rule aoa_figure2:
+    input: code("aoa/figure2")
+    output: pages("aoa/figure2"), pictures("aoa/figure2", "aoa/figure2b")
+    params: chosen("aoa/figure2")
+    threads: threads_of("aoa/figure2")
+    shell: run("aoa/figure2")
+
+rule aoa_figure3:
+    input: code("aoa/figure3")
+    output: pages("aoa/figure3"), pictures("aoa/figure3", "aoa/figure3b")
+    params: chosen("aoa/figure3")
+    threads: threads_of("aoa/figure3")
+    shell: run("aoa/figure3")
