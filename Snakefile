@@ -48,6 +48,7 @@ DATA_MADE = made("toybox") if DRAWN else []
 COCO_MADE = made("toycoco") if DRAWN else []
 FILMS_MADE = made("toyfilms") if DRAWN else []
 ACTS_MADE = made("toyacts") if DRAWN else []
+KINDS = made("aoa/kinds") if "aoa/kinds" in SECTIONS else []   # captioners of MSCOCO, where there are enough pictures to train on
 FILMS = made("cgvs/films") if "cgvs/films" in SECTIONS else []   # captioners of films, where the data have any
 
 rule all:
@@ -368,3 +369,108 @@ rule aoa_figure3:
     params: chosen("aoa/figure3")
     threads: threads_of("aoa/figure3")
     shell: run("aoa/figure3")
+
+if "aoa/eyes" in SECTIONS:
+    rule aoa_eyes:
+        priority: 3
+        input: code("aoa/eyes"), DATA_MADE, COCO_MADE
+        output: pages("aoa/eyes"), made("aoa/eyes")
+        params: chosen("aoa/eyes")
+        threads: threads_of("aoa/eyes")
+        shell: run("aoa/eyes")
+
+    rule aoa_flickr30k:
+        priority: 2
+        input: code("aoa/flickr30k"), DATA_MADE, made("aoa/eyes")
+        output: pages("aoa/flickr30k"), made("aoa/flickr30k"), [f"{REPORTS}/aoa/flickr30k.{ending}" for ending in ("csv", "rows.parquet")]
+        params: chosen("aoa/flickr30k")
+        threads: threads_of("aoa/flickr30k")
+        shell: run("aoa/flickr30k")
+
+    rule aoa_table3:
+        input: code("aoa/table3"), DATA_MADE, made("aoa/eyes", "aoa/flickr30k", "cgvs/backbone", "cgvs/crops"), KINDS
+        output: pages("aoa/table3"), table("aoa/table3"), pictures("aoa/table3_maps")
+        params: chosen("aoa/table3")
+        threads: threads_of("aoa/table3")
+        shell: run("aoa/table3")
+
+    rule aoa_figure5:
+        input: code("aoa/figure5"), DATA_MADE, made("aoa/eyes", "aoa/flickr30k")
+        output: pages("aoa/figure5"), pictures("aoa/figure5_areas")
+        params: chosen("aoa/figure5")
+        threads: threads_of("aoa/figure5")
+        shell: run("aoa/figure5")
+
+if "aoa/captioners" in SECTIONS:
+    rule aoa_captioners:
+        priority: 2
+        input: code("aoa/captioners"), COCO_MADE, made("aoa/eyes")
+        output: pages("aoa/captioners"), made("aoa/captioners")
+        params: chosen("aoa/captioners")
+        threads: threads_of("aoa/captioners")
+        shell: run("aoa/captioners")
+
+    rule aoa_kinds:
+        priority: 2
+        input: code("aoa/kinds"), COCO_MADE, made("aoa/eyes")
+        output: pages("aoa/kinds"), made("aoa/kinds")
+        params: chosen("aoa/kinds")
+        threads: threads_of("aoa/kinds")
+        shell: run("aoa/kinds")
+
+    rule aoa_numbers:
+        input: code("aoa/numbers"), COCO_MADE, made("aoa/eyes")
+        output: pages("aoa/numbers"), made("aoa/numbers")
+        params: chosen("aoa/numbers")
+        threads: threads_of("aoa/numbers")
+        shell: run("aoa/numbers")
+
+    rule aoa_finetuned:
+        priority: 2
+        input: code("aoa/finetuned"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners", "aoa/kinds")
+        output: pages("aoa/finetuned"), made("aoa/finetuned")
+        params: chosen("aoa/finetuned")
+        threads: threads_of("aoa/finetuned")
+        shell: run("aoa/finetuned")
+
+    rule aoa_table1:
+        input: code("aoa/table1"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners")
+        output: pages("aoa/table1"), table("aoa/table1"), pictures("aoa/table1")
+        params: chosen("aoa/table1")
+        threads: threads_of("aoa/table1")
+        shell: run("aoa/table1")
+
+    rule aoa_table2:
+        input: code("aoa/table2"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners", "aoa/kinds", "aoa/finetuned")
+        output: pages("aoa/table2"), table("aoa/table2"), pictures("aoa/table2")
+        params: chosen("aoa/table2")
+        threads: threads_of("aoa/table2")
+        shell: run("aoa/table2")
+
+    rule aoa_table4:
+        input: code("aoa/table4"), COCO_MADE, made("aoa/eyes"), made("aoa/finetuned")
+        output: pages("aoa/table4"), table("aoa/table4"), pictures("aoa/table4")
+        params: chosen("aoa/table4")
+        threads: threads_of("aoa/table4")
+        shell: run("aoa/table4")
+
+    rule aoa_figure4:
+        input: code("aoa/figure4"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners", "aoa/kinds", "aoa/numbers")
+        output: pages("aoa/figure4"), table("aoa/figure4"), pictures("aoa/figure4")
+        params: chosen("aoa/figure4")
+        threads: threads_of("aoa/figure4")
+        shell: run("aoa/figure4")
+
+rule aoa_timing:
+    input: code("aoa/timing"), "benchmarks/results/areas.csv"
+    output: pages("aoa/timing"), table("aoa/timing")
+    params: chosen("aoa/timing")
+    threads: threads_of("aoa/timing")
+    shell: run("aoa/timing")
+
+rule aoa_claims:
+    input: code("aoa/claims"), [f"{REPORTS}/aoa/{name}.claims.csv" for name in read_scale(Path(SCALE), "aoa/claims")["tables"]]
+    output: pages("aoa/claims"), f"{REPORTS}/aoa/claims.csv", pictures("aoa/claims")
+    params: chosen("aoa/claims")
+    threads: threads_of("aoa/claims")
+    shell: run("aoa/claims")
