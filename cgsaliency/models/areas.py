@@ -6,7 +6,7 @@
 __all__ = ['FORMS', 'TERMS', 'FEEDBACKS', 'Scores', 'Areas', 'areas_loss', 'About', 'area_captioner']
 
 # %% ../../nbs/models/areas.ipynb #39e79ada
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from ..core.errors import BadInput
 from ..data.text import Vocabulary
 from .captioning import Captioning
 from .colours import paints_of, scenes
-from .joint import Steps, fits, over_regions
+from .joint import Products, Steps, fits, over_regions
 
 # %% ../../nbs/models/areas.ipynb #87c0ee43
 FORMS, TERMS = ("paper", "code"), ("word-region", "region-state")   # the term word-state is always there
@@ -48,14 +48,24 @@ class Scores(nn.Module):
         "a, … × V: s(w, h) with the bias of the word; from … × H."
         return (self.from_state(h) + self.word) @ self.embedding[0].weight.T if self.form == "paper" else self.from_state(h)
 
+    def step_by_step(self) -> Callable[[Tensor], Tensor]:
+        "`words` for the states of one step after the other, B × k × H to B × k × V: the derivative by the largest matrix is made once, at the end."
+        products = Products((self.embedding[0].weight if self.form == "paper" else self.from_state.weight).mT[None])
+        def words(h: Tensor) -> Tensor:
+            own = products((self.from_state(h) + self.word if self.form == "paper" else h).flatten(0, 1)[None])[0].unflatten(0, h.shape[:2])
+            return own if self.form == "paper" else own + self.from_state.bias
+        return words
+
     def regions(self, h: Tensor, values: Tensor) -> Tensor:
         "c, B × k × R: s(r, h) with the bias of the region; from B × k × H and B × R × D."
         return self.looks(h) @ values.mT if "region-state" in self.terms else values.new_zeros(*h.shape[:2], values.shape[1])
 
-    def vectors(self) -> Tensor:
-        "Of each word, V × D, so that s(w, r) is its product with the region; without that term a single zero, for all words together."
+    def vectors(self, words: Tensor | None = None) -> Tensor:
+        "Of each word, V × D, or of the given ones, … × D, so that s(w, r) is the product with the region; without that term a single zero, for all words together."
         if "word-region" not in self.terms: return self.embedding[0].weight.new_zeros(1, 1)
-        return self.embedding[0].weight @ self.from_region.weight if self.form == "paper" else self.from_region.weight
+        own = self.embedding[0].weight if self.form == "paper" else self.from_region.weight
+        if words is not None: own = F.embedding(words, own)
+        return own @ self.from_region.weight if self.form == "paper" else own
 
 # %% ../../nbs/models/areas.ipynb #6836f865
 FEEDBACKS = ("marginal", "conditional", None)
@@ -119,10 +129,13 @@ class Areas(Captioning):
         n, z = torch.tanh(n + torch.sigmoid(r + back_r) * back_n), torch.sigmoid(z + back_z)
         return n + z * (h - n)
 
+    def _looks(self, h: Tensor, values: Tensor, there: Tensor) -> Tensor:
+        "c, B × k × R, -inf for regions that are not there."
+        return self.scores.regions(h, values).masked_fill(~there[:, None], -torch.inf)
+
     def _given_word(self, c: Tensor, words: Tensor, values: Tensor, there: Tensor) -> Tensor:
         "p(r | w, h), B × k × R, from c and B × k words (aoa, Eq. 7)."
-        vectors = self.scores.vectors()
-        own = F.embedding(words, vectors) @ values.mT if self._fits else 0.0
+        own = self.scores.vectors(words) @ values.mT if self._fits else 0.0
         return (c + own).masked_fill(~there[:, None], -torch.inf).softmax(-1)
 
     def run(self, state: tuple[Tensor, ...], words: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,16 +143,18 @@ class Areas(Captioning):
         h, _, values, there, table, highest = state
         B, k, n = words.shape
         read = self._reads(self.dropout(self.embed_word(F.pad(words[..., :-1], (1, 0)))))
-        h, sums = h[:, None].expand(-1, k, -1), Steps(table, highest) if self.feedback == "marginal" else None
-        expects, looks = [], []
+        h, gone, expects, looks = h[:, None].expand(-1, k, -1), [], [], []
+        if self.feedback == "marginal": sums, say = Steps(table, highest), self.scores.step_by_step()
         for t in range(n):
             h = self._cell(read[:, :, t] if t == 0 or self.feedback is None else read[:, :, t] + F.linear(looked, self.gru.weight_ih_l0[:, self.embed_word.embedding_dim:]), h)
-            given = self.dropout(h)
-            expects.append(self.scores.words(given)); looks.append(self.scores.regions(given, values).masked_fill(~there[:, None], -torch.inf))
-            if self.feedback and t + 1 < n:
-                weights = self._where(expects[t], looks[t], sums) if sums else self._given_word(looks[t], words[:, :, t], values, there)
-                looked = self.dropout(weights @ values)
-        return torch.stack(expects, 2), torch.stack(looks, 2)
+            gone.append(self.dropout(h))
+            if self.feedback is None: continue
+            looks.append(self._looks(gone[t], values, there))
+            if self.feedback == "marginal": expects.append(say(gone[t]))
+            if t + 1 < n: looked = self.dropout((self._where(expects[t], looks[t], sums) if expects else self._given_word(looks[t], words[:, :, t], values, there)) @ values)
+        states = torch.stack(gone, 2)
+        return (torch.stack(expects, 2) if expects else self.scores.words(states),
+                torch.stack(looks, 2) if looks else self._looks(states.flatten(1, 2), values, there).unflatten(1, (k, n)))
 
     def logits(self, state: tuple[Tensor, ...], words: Tensor) -> Tensor:
         "log Σ_r of the pairs at each step, B × n × V, whose softmax is p(w | h); B × n words are given one after the other."
@@ -170,7 +185,7 @@ class Areas(Captioning):
             weights = looks if self.feedback == "marginal" else self._given_word(looks[:, None], word[:, None], values, there)[:, 0]
             looked = (weights[:, None] @ values)[:, 0]
         h = self._cell(self._reads(self.embed_word(before), looked), h)
-        a, c = self.scores.words(h[:, None]), self.scores.regions(h[:, None], values).masked_fill(~there[:, None], -torch.inf)
+        a, c = self.scores.words(h[:, None]), self._looks(h[:, None], values, there)
         looks = self._where(a, c, Steps(table, highest))[:, 0] if self.feedback == "marginal" else c[:, 0]
         return over_regions(a, c, table, highest)[:, 0].log_softmax(-1), (h, looks, values, there, table, highest)
 
