@@ -211,7 +211,10 @@ class About:
     ):
         self.model, self.image, self.vocabulary = model, image, model.vocabulary
 
-    def encode_words(self, tokens: list[str], cut: bool = False) -> tuple[Tensor, Tensor]: return self.model.encode_words(tokens, cut)
+    def encode_words(self, tokens: list[str], cut: bool = False) -> tuple[Tensor, Tensor]:
+        "As the captioner's."
+        return self.model.encode_words(tokens, cut)
+
     def _image(self, values: Tensor) -> Tensor: return self.image.expand(len(values), -1)
 
     def log_probs(self, values: Tensor, words: Tensor) -> Tensor:

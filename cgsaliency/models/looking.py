@@ -143,7 +143,9 @@ class Eyes(nn.Module):
         return self
 
     @property
-    def last(self) -> nn.Sequential: return self.network.features[self.cut.gamma:self.cut.map]
+    def last(self) -> nn.Sequential:
+        "The layers from γ to the last map."
+        return self.network.features[self.cut.gamma:self.cut.map]
 
     def lower(self, pictures: Tensor) -> Tensor:
         "γ, B × C × H × W, from B × 3 × size × size pictures in [0, 1]."
