@@ -1,16 +1,17 @@
 """Run a paper notebook with papermill: `execute.py SECTION SCALE_FILE DATA ARTIFACTS REPORTS`.
 
-Leaves REPORTS/<section>.ipynb and .html, whole and without time stamps; where a cell fails, the notebook up to there as <section>.failed.ipynb.
+Leaves REPORTS/<section>.ipynb and .html, whole and without time stamps, and <section>.run.json, which says what the run took; where a cell fails, the notebook up to there as <section>.failed.ipynb.
 """
-import os, sys, warnings
+import os, platform, resource, sys, time, warnings
 from pathlib import Path
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
+sys.modules["rfc3987_syntax"] = None    # a grammar of addresses, which jsonschema would build for two seconds; no notebook has one to check
 import nbformat, papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from cgsaliency.core.artefacts import written_whole
+from cgsaliency.core.artefacts import written_whole, write_json
 
 
 def tidied(notebook):
@@ -29,21 +30,26 @@ def main(section, scale, data, artifacts, reports):
     failed = wanted.with_name(wanted.name + ".failed.ipynb")
     wanted.parent.mkdir(parents=True, exist_ok=True)
     working = wanted.with_name(f".{wanted.name}.{os.getpid()}.ipynb")
+    start = time.monotonic()
     try:
         papermill.execute_notebook(f"nbs/papers/{section}.ipynb", working, {"scale": scale, "data": data, "artifacts": artifacts, "reports": reports},
-                                   cwd=".", kernel_name="python3", progress_bar={"desc": section, "leave": False, "disable": not sys.stderr.isatty()})
+                                   cwd=".", kernel_name="python3", shutdown_kernel="immediate", progress_bar={"desc": section, "leave": False, "disable": not sys.stderr.isatty()})
     except PapermillExecutionError as error:
         os.replace(working, failed)
         sys.exit(f"{section}: cell {error.exec_count} failed: {error.ename}: {error.evalue}\n-> {failed}")
     finally:
         executed = nbformat.read(working, 4) if working.exists() else None
         working.unlink(missing_ok=True)
+    took = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in executed.cells]
     notebook = tidied(executed)
     exporter = HTMLExporter(mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True)
     notebook.metadata["title"] = section
     page, _ = exporter.from_notebook_node(notebook)
     notebook.metadata.pop("title")
     with written_whole(wanted.with_name(wanted.name + ".html")) as part: part.write_text(page, encoding="utf-8")
+    write_json(wanted.with_name(wanted.name + ".run.json"), {
+        "seconds": round(time.monotonic() - start, 1), "memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** 20, 2), "cells": [round(one, 1) for one in took],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores"})
     with written_whole(wanted.with_name(wanted.name + ".ipynb")) as part: nbformat.write(notebook, part)
     failed.unlink(missing_ok=True)
 

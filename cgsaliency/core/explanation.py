@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .artefacts import load_tensors, save_tensors
 from .errors import BadInput
 from .geometry import Grid, View
+from .tensors import load_tensors, save_tensors
 
 # %% ../../nbs/core/explanation.ipynb #5cf9c184
 @dataclass(frozen=True, eq=False, repr=False)

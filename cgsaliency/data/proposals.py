@@ -22,10 +22,11 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 from tqdm.auto import tqdm
 
-from ..core.artefacts import digest, load_tensors, read_json, save_tensors, write_json
+from ..core.artefacts import digest, read_json, write_json
 from ..core.errors import BadInput
 from ..core.geometry import View
 from ..core.records import Record
+from ..core.tensors import load_tensors, save_tensors
 from .frames import read_picture
 
 # %% ../../nbs/data/proposals.ipynb #46f56666

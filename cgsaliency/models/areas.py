@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ..core.errors import BadInput
 from ..data.text import Vocabulary
 from .captioning import Captioning
-from .colours import paints_of, scenes
-from .joint import Products, Steps, fits, over_regions
+from .colours import taught_scenes
+from .joint import Products, Steps, fits, linear, over_regions
 
 # %% ../../nbs/models/areas.ipynb #87c0ee43
 FORMS, TERMS = ("paper", "code"), ("word-region", "region-state")   # the term word-state is always there
@@ -48,17 +48,19 @@ class Scores(nn.Module):
         "a, … × V: s(w, h) with the bias of the word; from … × H."
         return (self.from_state(h) + self.word) @ self.embedding[0].weight.T if self.form == "paper" else self.from_state(h)
 
-    def step_by_step(self) -> Callable[[Tensor], Tensor]:
-        "`words` for the states of one step after the other, B × k × H to B × k × V: the derivative by the largest matrix is made once, at the end."
-        products = Products((self.embedding[0].weight if self.form == "paper" else self.from_state.weight).mT[None])
-        def words(h: Tensor) -> Tensor:
-            own = products((self.from_state(h) + self.word if self.form == "paper" else h).flatten(0, 1)[None])[0].unflatten(0, h.shape[:2])
-            return own if self.form == "paper" else own + self.from_state.bias
-        return words
-
     def regions(self, h: Tensor, values: Tensor) -> Tensor:
         "c, B × k × R: s(r, h) with the bias of the region; from B × k × H and B × R × D."
         return self.looks(h) @ values.mT if "region-state" in self.terms else values.new_zeros(*h.shape[:2], values.shape[1])
+
+    def step_by_step(self, values: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        "`words` and `regions` for the states of one step after the other: derivatives by matrices are made once, at the end."
+        if self.form == "paper":
+            into, out = linear(self.from_state.weight, self.word), linear(self.embedding[0].weight)
+            def words(h: Tensor) -> Tensor: return out(into(h))
+        else: words = linear(self.from_state.weight, self.from_state.bias)
+        if "region-state" not in self.terms: return words, lambda h: self.regions(h, values)
+        looks, fits = linear(self.looks.weight, self.looks.bias), Products(values.mT)
+        return words, lambda h: fits(looks(h))
 
     def vectors(self, words: Tensor | None = None) -> Tensor:
         "Of each word, V × D, or of the given ones, … × D, so that s(w, r) is the product with the region; without that term a single zero, for all words together."
@@ -123,9 +125,11 @@ class Areas(Captioning):
         read = F.linear(embedded, self.gru.weight_ih_l0[:, :E], self.gru.bias_ih_l0)
         return read if looked is None else read + F.linear(looked, self.gru.weight_ih_l0[:, E:])
 
-    def _cell(self, read: Tensor, h: Tensor) -> Tensor:
+    def _back(self, h: Tensor) -> Tensor: return F.linear(h, self.gru.weight_hh_l0, self.gru.bias_hh_l0)
+
+    def _cell(self, read: Tensor, h: Tensor, back: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         "The GRU's next state, … × H, from … × 3H of `_reads` and the state before."
-        (r, z, n), (back_r, back_z, back_n) = read.chunk(3, -1), F.linear(h, self.gru.weight_hh_l0, self.gru.bias_hh_l0).chunk(3, -1)
+        (r, z, n), (back_r, back_z, back_n) = read.chunk(3, -1), (back or self._back)(h).chunk(3, -1)
         n, z = torch.tanh(n + torch.sigmoid(r + back_r) * back_n), torch.sigmoid(z + back_z)
         return n + z * (h - n)
 
@@ -144,14 +148,17 @@ class Areas(Captioning):
         B, k, n = words.shape
         read = self._reads(self.dropout(self.embed_word(F.pad(words[..., :-1], (1, 0)))))
         h, gone, expects, looks = h[:, None].expand(-1, k, -1), [], [], []
-        if self.feedback == "marginal": sums, say = Steps(table, highest), self.scores.step_by_step()
+        back, tell = linear(self.gru.weight_hh_l0, self.gru.bias_hh_l0), linear(self.gru.weight_ih_l0[:, self.embed_word.embedding_dim:])
+        (say, look), mean = self.scores.step_by_step(values), Products(values)
+        if self.feedback == "marginal": sums = Steps(table, highest)
+        elif self.feedback and self._fits: fit = (self.scores.vectors(words).flatten(1, 2) @ values.mT).unflatten(1, (k, n))
         for t in range(n):
-            h = self._cell(read[:, :, t] if t == 0 or self.feedback is None else read[:, :, t] + F.linear(looked, self.gru.weight_ih_l0[:, self.embed_word.embedding_dim:]), h)
+            h = self._cell(read[:, :, t] if t == 0 or self.feedback is None else read[:, :, t] + tell(looked), h, back)
             gone.append(self.dropout(h))
             if self.feedback is None: continue
-            looks.append(self._looks(gone[t], values, there))
+            looks.append(look(gone[t]).masked_fill(~there[:, None], -torch.inf))
             if self.feedback == "marginal": expects.append(say(gone[t]))
-            if t + 1 < n: looked = self.dropout((self._where(expects[t], looks[t], sums) if expects else self._given_word(looks[t], words[:, :, t], values, there)) @ values)
+            if t + 1 < n: looked = self.dropout(mean(self._where(expects[t], looks[t], sums) if expects else (looks[t] + fit[:, :, t] if self._fits else looks[t]).softmax(-1)))
         states = torch.stack(gone, 2)
         return (torch.stack(expects, 2) if expects else self.scores.words(states),
                 torch.stack(looks, 2) if looks else self._looks(states.flatten(1, 2), values, there).unflatten(1, (k, n)))
@@ -235,14 +242,4 @@ def area_captioner(
     seed: int = 0,
 ) -> Areas:
     "A captioner of `models.colours.scenes`, whose regions are `paints_of` their cells, 64 × 7."
-    pictures, said = scenes(240)
-    vocabulary = Vocabulary.of(said)
-    targets = torch.stack([F.pad(vocabulary.encode(sentence)[0], (0, 1)) for sentence in said])[:, None]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = Areas(vocabulary, features=7, words=8, hidden=16, feedback=feedback, dropout=0.0).double()       # what it learns must not hang on a machine's last digits
-        optimiser, values = torch.optim.Adam(model.parameters(), 0.03), paints_of(pictures).flatten(1, 2).double()
-        for _ in range(100):
-            loss = areas_loss(model, (values, targets))
-            optimiser.zero_grad(); loss.backward(); optimiser.step()
-    return model.float().eval()
+    return taught_scenes(lambda vocabulary: Areas(vocabulary, features=7, words=8, hidden=16, feedback=feedback, dropout=0.0), areas_loss, 0.03, 100, seed)

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['SENTENCE', 'SKY', 'GRASS', 'BALL', 'THINGS', 'GROUNDS', 'PAINTS', 'Colours', 'ball_on_grass', 'rolling_ball',
-           'cells_of', 'scenes', 'paints_of', 'Painter']
+           'cells_of', 'scenes', 'paints_of', 'taught_scenes', 'Painter']
 
 # %% ../../nbs/models/colours.ipynb #3cae4d76
 import random
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.contracts import Descriptors
 from ..core.geometry import Grid, View
+from ..data.text import Vocabulary
 
 # %% ../../nbs/models/colours.ipynb #37a5b8aa
 SENTENCE = ("a", "red", "ball", "on", "green", "grass")
@@ -87,6 +89,27 @@ def paints_of(
 ) -> Tensor:            # … × 7, in [0, 1]
     "How well each cell fits each of `PAINTS`."
     return (1 - 3 * (pictures[..., None, :] - torch.tensor(PAINTS)).norm(dim=-1)).relu()
+
+# %% ../../nbs/models/colours.ipynb #372b5a77
+def taught_scenes(
+    make: Callable[[Vocabulary], nn.Module],   # a captioner of these words over regions of 7 numbers
+    loss: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],   # from the captioner, and B × 64 × 7 regions with B × 1 × n captions: indices, 0 after the last word
+    rate: float,      # of Adam
+    steps: int,
+    seed: int = 0,
+) -> nn.Module:
+    "The captioner, after learning what is said of 240 `scenes`; at rest, and the same on every machine."
+    pictures, said = scenes(240)
+    vocabulary = Vocabulary.of(said)
+    captions = torch.stack([F.pad(vocabulary.encode(sentence)[0], (0, 1)) for sentence in said])[:, None]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make(vocabulary).double()       # what it learns must not hang on a machine's last digits
+        optimiser, values = torch.optim.Adam(model.parameters(), rate), paints_of(pictures).flatten(1, 2).double()
+        for _ in range(steps):
+            error = loss(model, (values, captions))
+            optimiser.zero_grad(); error.backward(); optimiser.step()
+    return model.float().eval()
 
 # %% ../../nbs/models/colours.ipynb #b51f3156
 class Painter(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.contracts import Unrolled
 from ..data.text import Vocabulary
 from .captioning import Captioning, captioning_loss
-from .colours import paints_of, scenes
+from .colours import taught_scenes
 from .recurrent import Recurrent
 
 # %% ../../nbs/models/mean_pool.ipynb #4d817b48
@@ -78,14 +78,4 @@ def scene_captioner(
     seed: int = 0,
 ) -> MeanPool:
     "A captioner of `models.colours.scenes`, whose descriptors are `paints_of` their cells, 64 × 7."
-    pictures, said = scenes(240)
-    vocabulary = Vocabulary.of(said)
-    targets = torch.stack([F.pad(vocabulary.encode(sentence)[0], (0, 1)) for sentence in said])[:, None]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = MeanPool(vocabulary, features=7, words=8, hidden=24, squash=squash).double()       # what it learns must not hang on a machine's last digits
-        optimiser, values = torch.optim.Adam(model.parameters(), 0.02), paints_of(pictures).flatten(1, 2).double()
-        for _ in range(120):
-            loss = captioning_loss(model, (values, targets))
-            optimiser.zero_grad(); loss.backward(); optimiser.step()
-    return model.float().eval()
+    return taught_scenes(lambda vocabulary: MeanPool(vocabulary, features=7, words=8, hidden=24, squash=squash), captioning_loss, 0.02, 120, seed)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.artefacts import load_tensors, save_tensors
 from ..core.errors import BadInput
+from ..core.tensors import load_tensors, save_tensors
 
 # %% ../../nbs/models/sequences.ipynb #1d244ed5
 @dataclass(frozen=True, eq=False)
