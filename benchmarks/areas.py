@@ -1,7 +1,8 @@
 """What words and regions cost together, and the three kinds of regions: `python benchmarks/areas.py`.
 
 A training step of 50 sentences × 20 words at the paper's sizes (10 pictures, 196 regions, 6,325 words, 512 units), beside the baseline plus two products that cannot be avoided:
-of words and regions, M = W · R, and of exp(M) with what each step weighs regions by, with their derivatives. Then one picture through VGG-16 and each kind of regions to a caption
+of words and regions, M = W · R, and of exp(M) with what each step weighs regions by, with their derivatives. Marginal feedback reads exp(M) once more at each step, since the next
+state hangs on it: that product is counted apart. Then one picture through VGG-16 and each kind of regions to a caption
 of 12 words, and its proposals apart. Memory is the most that this process had of its own, in a process for each measurement.
 """
 import multiprocessing
@@ -14,6 +15,7 @@ from cgsaliency.data.proposals import edge_boxes, selective_search
 from cgsaliency.data.text import Vocabulary
 from cgsaliency.models.areas import Areas, areas_loss
 from cgsaliency.models.decode import greedy
+from cgsaliency.models.joint import Products
 from cgsaliency.models.looking import Looker
 from measure import main, seconds
 
@@ -34,13 +36,18 @@ def step_of(name: str, device: torch.device):
 
 
 def products(device: torch.device):
-    "The two products, with their derivatives."
+    "Two products with their derivatives, M and the sums over regions; and the sums over words, which marginal feedback asks for one step after the other."
     words, values = (torch.rand(*shape, device=device, requires_grad=True) for shape in ((WORDS, UNITS), (PICTURES, REGIONS, UNITS)))
     looks = torch.rand(PICTURES, SENTENCES * LENGTH, REGIONS, device=device, requires_grad=True)
     def both():
         for one in (words, values, looks): one.grad = None
-        (looks @ (words @ values.mT).mT).sum().backward()
-    return both
+        (looks @ (values @ words.T)).sum().backward()
+    table, expects = (torch.rand(*shape, device=device, requires_grad=True) for shape in ((PICTURES, REGIONS, WORDS), (LENGTH, PICTURES, SENTENCES, WORDS)))
+    def each_step():
+        for one in (table, expects): one.grad = None
+        read = Products(table)
+        sum(read(step, turned=True).sum() for step in expects).backward()
+    return both, each_step
 
 
 def _memory(name: str, queue) -> None:
@@ -69,11 +76,13 @@ def memory(name: str) -> float:
 def measured(device: torch.device, repeats: int):
     "Rows of name, value, unit, relative_to."
     steps = {name: step_of(name, device) for name in KINDS}
-    *times, both = seconds(device, repeats, *steps.values(), products(device))
+    *times, both, each_step = seconds(device, repeats, *steps.values(), *products(device))
     took = dict(zip(steps, times))
     yield "training step of the baseline, 50 sentences × 20 words", took["baseline"], "s", ""
     yield "the two products, with derivatives", both, "s", ""
+    yield "sums over words, step by step, with derivatives", each_step, "s", ""
     for name in list(KINDS)[1:]: yield f"training step, {name} / (baseline + two products)" + (" (must stay below 1.3)" if name == "full model" else ""), took[name] / (took["baseline"] + both), "times", "baseline plus the two products"
+    yield "training step, full model / (baseline + two products + sums over words)", took["full model"] / (took["baseline"] + both + each_step), "times", "baseline plus the products of the marginal feedback, too"
     if device.type == "cpu":
         for name in ("baseline", "full model"): yield f"memory of a training step, {name}" + (" (must stay below 4)" if name == "full model" else ""), memory(name), "GB", ""
     yield "all pairs of all steps would take", PICTURES * SENTENCES * LENGTH * REGIONS * WORDS * 4 / 1e9, "GB", ""

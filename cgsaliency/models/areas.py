@@ -16,7 +16,7 @@ from ..core.errors import BadInput
 from ..data.text import Vocabulary
 from .captioning import Captioning
 from .colours import taught_scenes
-from .joint import Products, Steps, fits, linear, over_regions
+from .joint import Products, Steps, fits, linear
 
 # %% ../../nbs/models/areas.ipynb #87c0ee43
 FORMS, TERMS = ("paper", "code"), ("word-region", "region-state")   # the term word-state is always there
@@ -59,15 +59,17 @@ class Scores(nn.Module):
             def words(h: Tensor) -> Tensor: return out(into(h))
         else: words = linear(self.from_state.weight, self.from_state.bias)
         if "region-state" not in self.terms: return words, lambda h: self.regions(h, values)
-        looks, fits = linear(self.looks.weight, self.looks.bias), Products(values.mT)
-        return words, lambda h: fits(looks(h))
+        into_region, of_regions = linear(self.looks.weight, self.looks.bias), Products(values.mT)
+        return words, lambda h: of_regions(into_region(h))
 
-    def vectors(self, words: Tensor | None = None) -> Tensor:
-        "Of each word, V × D, or of the given ones, … × D, so that s(w, r) is the product with the region; without that term a single zero, for all words together."
-        if "word-region" not in self.terms: return self.embedding[0].weight.new_zeros(1, 1)
-        own = self.embedding[0].weight if self.form == "paper" else self.from_region.weight
-        if words is not None: own = F.embedding(words, own)
-        return own @ self.from_region.weight if self.form == "paper" else own
+    def table(self, values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        "`joint.fits` of all words and these regions, B × R × D; without the term s(w, r) of a single word that fits all of them."
+        if "word-region" not in self.terms: return fits(values.new_zeros(1, 1), values[..., :1], there)
+        return fits(self.embedding[0].weight, self.from_region(values), there) if self.form == "paper" else fits(self.from_region.weight, values, there)
+
+    def vectors(self, words: Tensor) -> Tensor:
+        "Of the given words, … × D, so that s(w, r) is the product with the region."
+        return F.embedding(words, self.embedding[0].weight) @ self.from_region.weight if self.form == "paper" else F.embedding(words, self.from_region.weight)
 
 # %% ../../nbs/models/areas.ipynb #6836f865
 FEEDBACKS = ("marginal", "conditional", None)
@@ -111,13 +113,11 @@ class Areas(Captioning):
         values = self._length_one(self.checked(values))
         seen = self.from_image(self._length_one(image))
         h = seen if self.form == "paper" else self._cell(self._reads(self.dropout(seen)), seen.new_zeros(len(seen), self.gru.hidden_size))
-        vectors = self.scores.vectors()
-        table, highest = fits(vectors, values if self._fits else values[..., :1], there)
-        return h, values.new_zeros(values.shape[:2]), values, there, table, highest
+        return h, values.new_zeros(values.shape[:2]), values, there, *self.scores.table(values, there)
 
     def _where(self, a: Tensor, c: Tensor, sums: Steps) -> Tensor:
         "p(r | h), B × k × R, from a and c."
-        return sums(a if self._fits else a.logsumexp(-1, keepdim=True), c).softmax(-1)
+        return sums.over_words(a if self._fits else a.logsumexp(-1, keepdim=True), c).softmax(-1)
 
     def _reads(self, embedded: Tensor, looked: Tensor | None = None) -> Tensor:
         "What the GRU's gates get from its input, … × 3H: the word before, … × E, and what was looked at, … × D."
@@ -142,15 +142,15 @@ class Areas(Captioning):
         own = self.scores.vectors(words) @ values.mT if self._fits else 0.0
         return (c + own).masked_fill(~there[:, None], -torch.inf).softmax(-1)
 
-    def run(self, state: tuple[Tensor, ...], words: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, state: tuple[Tensor, ...], words: Tensor, sums: Steps | None = None) -> tuple[Tensor, Tensor]:
         "a, B × k × n × V, and c, B × k × n × R, at each step; k sentences of B pictures, B × k × n words, are given one after the other."
-        h, _, values, there, table, highest = state
+        h, _, values, there, *of_table = state
         B, k, n = words.shape
         read = self._reads(self.dropout(self.embed_word(F.pad(words[..., :-1], (1, 0)))))
         h, gone, expects, looks = h[:, None].expand(-1, k, -1), [], [], []
         back, tell = linear(self.gru.weight_hh_l0, self.gru.bias_hh_l0), linear(self.gru.weight_ih_l0[:, self.embed_word.embedding_dim:])
         (say, look), mean = self.scores.step_by_step(values), Products(values)
-        if self.feedback == "marginal": sums = Steps(table, highest)
+        if self.feedback == "marginal": sums = sums or Steps(*of_table)
         elif self.feedback and self._fits: fit = (self.scores.vectors(words).flatten(1, 2) @ values.mT).unflatten(1, (k, n))
         for t in range(n):
             h = self._cell(read[:, :, t] if t == 0 or self.feedback is None else read[:, :, t] + tell(looked), h, back)
@@ -169,14 +169,16 @@ class Areas(Captioning):
 
     def logits_of_all(self, state: tuple[Tensor, ...], words: Tensor) -> Tensor:
         "The same of k sentences of each picture, B × k × n × V from B × k × n: they share what is the picture's."
-        a, c = self.run(state, words)
-        return over_regions(a.flatten(1, 2), c.flatten(1, 2), *state[4:]).unflatten(1, words.shape[1:])
+        sums = Steps(*state[4:])
+        a, c = self.run(state, words, sums)
+        return sums.over_regions(a.flatten(1, 2), c.flatten(1, 2)).unflatten(1, words.shape[1:])
 
     def attention(self, values: Tensor, words: Tensor, image: Tensor | None = None) -> Tensor:
         "p(r | h) at the step that predicts each word, B × n × R; each step's sum is 1 (aoa, Eq. 6)."
         state = self.begin(values, image)
-        a, c = self.run(state, words[:, None])
-        return self._where(a[:, 0], c[:, 0], Steps(*state[4:]))
+        sums = Steps(*state[4:])
+        a, c = self.run(state, words[:, None], sums)
+        return self._where(a[:, 0], c[:, 0], sums)
 
     def attention_of_words(self, values: Tensor, words: Tensor, image: Tensor | None = None) -> Tensor:
         "p(r | w, h) of each word at the step that predicts it, B × n × R; each step's sum is 1 (aoa, Eq. 7)."
@@ -193,8 +195,9 @@ class Areas(Captioning):
             looked = (weights[:, None] @ values)[:, 0]
         h = self._cell(self._reads(self.embed_word(before), looked), h)
         a, c = self.scores.words(h[:, None]), self._looks(h[:, None], values, there)
-        looks = self._where(a, c, Steps(table, highest))[:, 0] if self.feedback == "marginal" else c[:, 0]
-        return over_regions(a, c, table, highest)[:, 0].log_softmax(-1), (h, looks, values, there, table, highest)
+        sums = Steps(table, highest)
+        looks = self._where(a, c, sums)[:, 0] if self.feedback == "marginal" else c[:, 0]
+        return sums.over_regions(a, c)[:, 0].log_softmax(-1), (h, looks, values, there, table, highest)
 
 # %% ../../nbs/models/areas.ipynb #dcf52806
 def areas_loss(
