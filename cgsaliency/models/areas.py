@@ -146,19 +146,19 @@ class Areas(Captioning):
         "a, B × k × n × V, and c, B × k × n × R, at each step; k sentences of B pictures, B × k × n words, are given one after the other."
         h, _, values, there, *of_table = state
         B, k, n = words.shape
-        read = self._reads(self.dropout(self.embed_word(F.pad(words[..., :-1], (1, 0)))))
+        read = self._reads(self.dropout(self.embed_word(F.pad(words[..., :-1], (1, 0))))).unbind(2)     # whose derivatives are put together once; those of slices are not
         h, gone, expects, looks = h[:, None].expand(-1, k, -1), [], [], []
         back, tell = linear(self.gru.weight_hh_l0, self.gru.bias_hh_l0), linear(self.gru.weight_ih_l0[:, self.embed_word.embedding_dim:])
         (say, look), mean = self.scores.step_by_step(values), Products(values)
         if self.feedback == "marginal": sums = sums or Steps(*of_table)
-        elif self.feedback and self._fits: fit = (self.scores.vectors(words).flatten(1, 2) @ values.mT).unflatten(1, (k, n))
+        elif self.feedback and self._fits: fit = (self.scores.vectors(words).flatten(1, 2) @ values.mT).unflatten(1, (k, n)).unbind(2)
         for t in range(n):
-            h = self._cell(read[:, :, t] if t == 0 or self.feedback is None else read[:, :, t] + tell(looked), h, back)
+            h = self._cell(read[t] if t == 0 or self.feedback is None else read[t] + tell(looked), h, back)
             gone.append(self.dropout(h))
             if self.feedback is None: continue
             looks.append(look(gone[t]).masked_fill(~there[:, None], -torch.inf))
             if self.feedback == "marginal": expects.append(say(gone[t]))
-            if t + 1 < n: looked = self.dropout(mean(self._where(expects[t], looks[t], sums) if expects else (looks[t] + fit[:, :, t] if self._fits else looks[t]).softmax(-1)))
+            if t + 1 < n: looked = self.dropout(mean(self._where(expects[t], looks[t], sums) if expects else (looks[t] + fit[t] if self._fits else looks[t]).softmax(-1)))
         states = torch.stack(gone, 2)
         return (torch.stack(expects, 2) if expects else self.scores.words(states),
                 torch.stack(looks, 2) if looks else self._looks(states.flatten(1, 2), values, there).unflatten(1, (k, n)))
