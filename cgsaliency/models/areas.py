@@ -67,9 +67,11 @@ class Scores(nn.Module):
         if "word-region" not in self.terms: return fits(values.new_zeros(1, 1), values[..., :1], there)
         return fits(self.embedding[0].weight, self.from_region(values), there) if self.form == "paper" else fits(self.from_region.weight, values, there)
 
-    def vectors(self, words: Tensor) -> Tensor:
-        "Of the given words, … × D, so that s(w, r) is the product with the region."
-        return F.embedding(words, self.embedding[0].weight) @ self.from_region.weight if self.form == "paper" else F.embedding(words, self.from_region.weight)
+    def vectors(self, words: Tensor | None = None) -> Tensor:
+        "Of each word, V × D, or of the given ones, … × D, so that s(w, r) is the product with the region."
+        own = self.embedding[0].weight if self.form == "paper" else self.from_region.weight
+        if words is not None: own = F.embedding(words, own)
+        return own @ self.from_region.weight if self.form == "paper" else own
 
 # %% ../../nbs/models/areas.ipynb #6836f865
 FEEDBACKS = ("marginal", "conditional", None)
