@@ -474,3 +474,10 @@ rule aoa_claims:
     params: chosen("aoa/claims")
     threads: threads_of("aoa/claims")
     shell: run("aoa/claims")
+
+rule claims:
+    input: code("claims"), "cgsaliency/reproduce/claimed.csv", [f"{REPORTS}/{paper}/claims.csv" for paper in read_scale(Path(SCALE), "claims")["papers"]]
+    output: pages("claims"), f"{REPORTS}/claims.csv", pictures("claims")
+    params: chosen("claims")
+    threads: threads_of("claims")
+    shell: run("claims")
