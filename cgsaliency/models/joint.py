@@ -52,7 +52,7 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
         rows, matrix = ctx.saved_tensors
-        ctx.kept.append((grad, rows) if ctx.turned else (rows, grad))
+        if ctx.needs_input_grad[1]: ctx.kept.append((grad, rows.detach()) if ctx.turned else (rows.detach(), grad))     # a kept part of the graph would keep all of it, for ever
         return grad @ (matrix if ctx.turned else matrix.mT), grad.new_zeros(()), None, None, None
 
 class _Gate(torch.autograd.Function):
