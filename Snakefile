@@ -1,15 +1,15 @@
 """Every table and figure: one rule a notebook, run by papermill. `make reproduce` calls it with a scale and folders."""
 import re, sys
+from functools import cache
 from pathlib import Path
 
 import yaml
 
-from cgsaliency.core.run import read_scale
-
 NAME = config.get("scale", "toybox")
 SCALE = f"nbs/papers/scales/{NAME}.yaml"
 if not Path(SCALE).is_file(): raise WorkflowError(f"there is no scale '{NAME}': choose one of {', '.join(sorted(path.stem for path in Path(SCALE).parent.glob('*.yaml')))}")
-SECTIONS = [name for name in yaml.safe_load(Path(SCALE).read_text()) if name != "all"]
+SETTINGS = yaml.safe_load(Path(SCALE).read_text())      # read once: each rule asks for its own
+SECTIONS = [name for name in SETTINGS if name != "all"]
 ARTIFACTS, REPORTS = f"{config.get('artifacts', 'artifacts')}/{NAME}", f"{config.get('reports', 'reports')}/{NAME}"
 DRAWN = "toybox" in SECTIONS
 DATA = f"{ARTIFACTS}/data" if DRAWN else str(config.get("data") or "")
@@ -17,22 +17,29 @@ if DRAWN and config.get("data"): raise WorkflowError(f"scale {NAME} draws its ow
 if not DRAWN and not Path(DATA or "nowhere").is_dir(): raise WorkflowError(f"scale {NAME} needs the folder of the data sets: make reproduce SCALE={NAME} DATA=folder" + (f" ('{DATA}' is none)" if DATA else ""))
 
 
+@cache
+def imported(path: Path) -> list[Path]:
+    "The modules of the package that the file imports."
+    text = path.read_text(encoding="utf-8")
+    names = [f"cgsaliency.{dotted}" for dotted in re.findall(r"\bcgsaliency\.([\w.]+) import", text)]
+    for dots, dotted in re.findall(r"^from (\.+)([\w.]+) import", text, re.MULTILINE):
+        names.append(".".join([*path.parent.parts[:len(path.parent.parts) - len(dots) + 1], dotted]))
+    return [module for name in names if (module := Path(*name.split(".")).with_suffix(".py")).is_file()]
+
 def code(section: str) -> list[str]:
     "The notebook and every module of the package that it imports, directly or not: when one changes, the notebook runs again."
     found, waiting = [], [Path(f"nbs/papers/{section}.ipynb")]
     while waiting:
         path = waiting.pop()
         found.append(str(path))
-        text = path.read_text(encoding="utf-8")
-        names = [f"cgsaliency.{dotted}" for dotted in re.findall(r"\bcgsaliency\.([\w.]+) import", text)]
-        for dots, dotted in re.findall(r"^from (\.+)([\w.]+) import", text, re.MULTILINE):
-            names.append(".".join([*path.parent.parts[:len(path.parent.parts) - len(dots) + 1], dotted]))
-        waiting += [module for name in names if (module := Path(*name.split(".")).with_suffix(".py")).is_file() and str(module) not in found and module not in waiting]
+        waiting += [module for module in imported(path) if str(module) not in found and module not in waiting]
     return sorted(found)
 
+def settings(section: str) -> dict: return {**(SETTINGS.get("all") or {}), **SETTINGS[section]}
 
-def threads_of(section: str) -> int: return read_scale(Path(SCALE), section)["threads"] if section in SECTIONS else 1
-def chosen(section: str) -> str: return str(read_scale(Path(SCALE), section))
+
+def threads_of(section: str) -> int: return settings(section)["threads"] if section in SECTIONS else 1
+def chosen(section: str) -> str: return str(settings(section))
 def made(*names: str) -> list[str]: return [f"{ARTIFACTS}/{name}.json" for name in names]
 def pages(section: str) -> list[str]: return [f"{REPORTS}/{section}.ipynb", f"{REPORTS}/{section}.html"]
 def table(section: str) -> list[str]: return [f"{REPORTS}/{section}.{ending}" for ending in ("csv", "rows.parquet", "claims.csv")]
@@ -52,7 +59,12 @@ KINDS = made("aoa/kinds") if "aoa/kinds" in SECTIONS else []   # captioners of M
 FILMS = made("cgvs/films") if "cgvs/films" in SECTIONS else []   # captioners of films, where the data have any
 
 rule all:
-    input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS]
+    input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/index.html"
+
+rule index:
+    input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/claims.csv", "tools/index.py"
+    output: f"{REPORTS}/index.html"
+    shell: f"{sys.executable} tools/index.py {NAME} '{REPORTS}' {' '.join(SECTIONS)}"
 
 # Numbers depend on the threads of a notebook, which its scale fixes: each rule takes as many, and as many rules as CORES allow run side by side.
 
@@ -151,7 +163,7 @@ rule cgvs_figure4:
     shell: run("cgvs/figure4")
 
 rule cgvs_claims:
-    input: code("cgvs/claims"), [f"{REPORTS}/cgvs/{name}.claims.csv" for name in read_scale(Path(SCALE), "cgvs/claims")["tables"]], ["benchmarks/results/attention.csv", "benchmarks/results/spacetime.csv"]
+    input: code("cgvs/claims"), [f"{REPORTS}/cgvs/{name}.claims.csv" for name in settings("cgvs/claims")["tables"]], ["benchmarks/results/attention.csv", "benchmarks/results/spacetime.csv"]
     output: pages("cgvs/claims"), f"{REPORTS}/cgvs/claims.csv", pictures("cgvs/claims")
     params: chosen("cgvs/claims")
     threads: threads_of("cgvs/claims")
@@ -236,14 +248,14 @@ if FRAMES:
 
     rule ebr_figure5:
         input: code("ebr/figure5"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/figure5"), pictures(*(f"ebr/figure5{'abcdefgh'[k]}" for k in range(len(read_scale(Path(SCALE), "ebr/figure5")["shown"]))))
+        output: pages("ebr/figure5"), pictures(*(f"ebr/figure5{'abcdefgh'[k]}" for k in range(len(settings("ebr/figure5")["shown"]))))
         params: chosen("ebr/figure5")
         threads: threads_of("ebr/figure5")
         shell: run("ebr/figure5")
 
     rule ebr_figure6:
         input: code("ebr/figure6"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/figure6"), pictures(*(f"ebr/figure6{'abcdefgh'[k]}{part}" for k in range(len(read_scale(Path(SCALE), "ebr/figure6")["shown"])) for part in ("", "_curve")))
+        output: pages("ebr/figure6"), pictures(*(f"ebr/figure6{'abcdefgh'[k]}{part}" for k in range(len(settings("ebr/figure6")["shown"])) for part in ("", "_curve")))
         params: chosen("ebr/figure6")
         threads: threads_of("ebr/figure6")
         shell: run("ebr/figure6")
@@ -335,7 +347,7 @@ rule face_to_face:
     shell: run("face_to_face")
 
 rule ebr_claims:
-    input: code("ebr/claims"), [f"{REPORTS}/ebr/{name}.claims.csv" for name in read_scale(Path(SCALE), "ebr/claims")["tables"]]
+    input: code("ebr/claims"), [f"{REPORTS}/ebr/{name}.claims.csv" for name in settings("ebr/claims")["tables"]]
     output: pages("ebr/claims"), f"{REPORTS}/ebr/claims.csv", pictures("ebr/claims")
     params: chosen("ebr/claims")
     threads: threads_of("ebr/claims")
@@ -469,14 +481,14 @@ rule aoa_timing:
     shell: run("aoa/timing")
 
 rule aoa_claims:
-    input: code("aoa/claims"), [f"{REPORTS}/aoa/{name}.claims.csv" for name in read_scale(Path(SCALE), "aoa/claims")["tables"]]
+    input: code("aoa/claims"), [f"{REPORTS}/aoa/{name}.claims.csv" for name in settings("aoa/claims")["tables"]]
     output: pages("aoa/claims"), f"{REPORTS}/aoa/claims.csv", pictures("aoa/claims")
     params: chosen("aoa/claims")
     threads: threads_of("aoa/claims")
     shell: run("aoa/claims")
 
 rule claims:
-    input: code("claims"), "cgsaliency/reproduce/claimed.csv", [f"{REPORTS}/{paper}/claims.csv" for paper in read_scale(Path(SCALE), "claims")["papers"]]
+    input: code("claims"), "cgsaliency/reproduce/claimed.csv", [f"{REPORTS}/{paper}/claims.csv" for paper in settings("claims")["papers"]]
     output: pages("claims"), f"{REPORTS}/claims.csv", pictures("claims")
     params: chosen("claims")
     threads: threads_of("claims")
