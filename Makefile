@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks papers lock clean
+.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks docs papers lock clean
 
 SCALE ?= toybox
 DATA ?=
@@ -96,6 +96,11 @@ notebooks: setup  ## execute all library notebooks in place, clean them, export 
 	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
+
+docs: setup  ## the site with all notebooks, into _docs/html; papers show the last run of SCALE, where there is one
+	@$(BIN)/python tools/docs.py _docs $(wildcard $(REPORTS)/$(SCALE))
+	@$(BIN)/python tools/look.py _docs/html
+	@echo "=== open _docs/html/index.html"
 
 papers: setup  ## carry the outputs of finished runs into the paper notebooks: of scale toybox, else of scale sample
 	@$(BIN)/python tools/carry.py $(REPORTS) toybox sample

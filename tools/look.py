@@ -1,0 +1,90 @@
+"""Look at the site in headless Chromium: `look.py FOLDER/html`. Links lead somewhere, no page has an error in the console, figures are visible, nothing is wider than a phone.
+
+Where no Chromium is installed, the links alone are looked at, and that is said.
+"""
+import os, shutil, sys, threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlparse
+
+from bs4 import BeautifulSoup
+
+PHONE, DESK = 390, 1280
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def broken(html):
+    "Links and pictures of the pages that lead nowhere, and what a page would fetch from elsewhere."
+    pages = {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in sorted(path for path in html.rglob("*.html") if "_static" not in path.parts)}
+    anchors = {path: {tag["id"] for tag in page.find_all(id=True)} | {tag["name"] for tag in page.find_all("a", attrs={"name": True})} for path, page in pages.items()}
+    for path, page in pages.items():
+        for tag in page.find_all(["a", "img", "script", "link", "source", "iframe"]):
+            address = tag.get("href") or tag.get("src")
+            if not address or address.startswith(("data:", "mailto:", "javascript:")): continue
+            if urlparse(address).scheme or address.startswith("//"):
+                if tag.name != "a": yield f"{path.relative_to(html)}: fetches {address}"
+                continue
+            target, anchor = urldefrag(address)
+            file = (path.parent / unquote(target.partition("?")[0])).resolve() if target else path
+            if file.is_dir(): file /= "index.html"
+            if not file.is_file(): yield f"{path.relative_to(html)}: leads to {address}, which is not there"
+            elif anchor and file in anchors and unquote(anchor) not in anchors[file]: yield f"{path.relative_to(html)}: leads to {address}, whose place is not there"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_): pass
+
+
+def looked(html, browser):
+    "What is wrong with the pages as a browser shows them."
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for width in (PHONE, DESK):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            heard = []
+            page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: heard.append(str(error)))
+            page.on("requestfailed", lambda request: heard.append(f"{request.url} failed"))
+            for path in sorted(path for path in html.rglob("*.html") if "_static" not in path.parts):
+                heard.clear()
+                name = path.relative_to(html).as_posix()
+                page.goto(f"http://127.0.0.1:{server.server_port}/{name}", wait_until="load")
+                for what in heard: yield f"{name} at {width}: {what}"
+                wide = page.evaluate("document.scrollingElement.scrollWidth")
+                if wide > width + 1: yield f"{name} at {width}: is {wide} pixels wide"
+                unseen = page.evaluate("() => Promise.all([...document.images].map(async image => { image.loading = 'eager'; try { await image.decode() } catch { return image.src } return image.naturalWidth ? null : image.src }))")
+                for source in filter(None, unseen): yield f"{name} at {width}: the picture {source.rpartition('/')[2]} does not show"
+            page.close()
+    finally: server.shutdown()
+
+
+def searched(html, browser):
+    "What is wrong with the search."
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{server.server_port}/search.html?q=pointing")
+    try: page.wait_for_selector("#search-results li a", timeout=15000)
+    except Exception: yield "search.html: finds nothing about 'pointing'"
+    finally: page.close(); server.shutdown()
+
+
+def main(folder):
+    html = Path(folder).resolve()
+    found = list(broken(html))
+    where = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if where is None: print("no Chromium is installed (Debian: apt install chromium, or CHROMIUM=/where/it/is): links were looked at, pages were not")
+    else:
+        from playwright.sync_api import sync_playwright
+        with sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=where, args=FLAGS)
+            found += [*looked(html, browser), *searched(html, browser)]
+            browser.close()
+    for one in found: print(one)
+    print(f"{len(list(html.rglob('*.html')))} pages, {len(found)} faults")
+    return bool(found)
+
+
+if __name__ == "__main__": sys.exit(main(*sys.argv[1:]))
