@@ -2,7 +2,7 @@
 
 Each notebook gets the outputs of the first scale named that runs it. Its code must be what ran.
 """
-import base64, sys
+import base64, shutil, sys
 from pathlib import Path
 
 import nbformat
@@ -32,6 +32,7 @@ def main(reports, *scales):
         if found is None: sys.exit(f"{path} was run at none of the scales {', '.join(scales)}: run it first")
         nbformat.write(carried(nbformat.read(path, 4), nbformat.read(found, 4), path), path)
         print(f"{path} <- {found}")
+    shutil.copyfile(Path(reports) / scales[0] / "claims.csv", "nbs/papers/claims.csv")     # what README.md says of them
     for picture, section in {"heatmaps": "cgvs/table1", "film": "cgvs/figure5", "evidence": "ebr/figure1"}.items():     # what README.md begins with
         shown = [output["data"]["image/png"] for cell in nbformat.read(f"nbs/papers/{section}.ipynb", 4).cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         Path(f"nbs/images/{picture}.png").write_bytes(base64.b64decode(shown[0]))
