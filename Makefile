@@ -12,6 +12,7 @@ REPORTS ?= reports
 ARTIFACTS ?= artifacts
 ARGS ?=
 WORKERS ?= 2
+PROFILE ?=
 
 ifndef PYTHON
 PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
@@ -32,7 +33,7 @@ endef
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo; echo "make reproduce [SCALE=smoke|toybox|sample] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [ARGS='--dry-run']"
+	@echo; echo "make reproduce [SCALE=smoke|toybox|sample] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [PROFILE=slurm|kubernetes|generic] [ARGS='--dry-run']"
 
 setup:  ## make .venv from requirements.lock (all targets do it by themselves, once)
 	@$(ALONE) .make/setup.lock $(MAKE) --no-print-directory -s installed
@@ -62,7 +63,7 @@ hooks:  ## let git check commits and merge notebooks cell by cell (part of the s
 
 # Snakemake's own lock outlives a killed run; tools/alone.py's does not. A second run waits for the first.
 reproduce: setup  ## every table and figure, into reports/<scale>; goes on where a stopped run was
-	@$(ALONE) .make/reproduce-$(SCALE).lock $(BIN)/python -m snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet host reason $(ARGS) \
+	@$(ALONE) .make/reproduce-$(SCALE).lock $(BIN)/python -m snakemake $(if $(PROFILE),--profile profiles/$(PROFILE),--cores $(CORES)) --nolock --rerun-incomplete --quiet host reason $(ARGS) \
 	  --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
 
 test: setup  ## everything that has to hold: the four targets below
