@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks docs papers lock clean
+.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks graph docs papers lock clean
 
 SCALE ?= toybox
 DATA ?=
@@ -97,6 +97,9 @@ notebooks: setup  ## execute all library notebooks in place, clean them, export 
 	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
+
+graph: setup  ## the picture of the run in README.md (needs graphviz)
+	@$(BIN)/python tools/graph.py nbs/images/graph.svg
 
 docs: setup  ## the site with all notebooks, into _docs/html; papers show the last run of SCALE, where there is one
 	@$(BIN)/python tools/docs.py _docs $(wildcard $(REPORTS)/$(SCALE))
