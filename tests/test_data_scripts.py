@@ -141,13 +141,13 @@ def test_an_archive_is_unpacked_beside_what_is_there(tmp_path, make, name):
     assert left(tmp_path / "data") == {"pictures", "0.jpg", "1.jpg", "list.txt"}
 
 
-BAD = {"above": {"../evil.txt": b"x"}, "deep": {"good.txt": b"x", "a/../../evil.txt": b"x"}, "absolute": {"/tmp/evil-of-cgsaliency.txt": b"x"}}
+BAD = {"above": {"../evil.txt": b"x"}, "deep": {"good.txt": b"x", "a/../../evil.txt": b"x"}, "absolute": {"/evil-of-cgsaliency.txt": b"x"}}
 
 @pytest.mark.parametrize("make, name", [(zipped, "a.zip"), (tarred, "a.tar")])
 @pytest.mark.parametrize("kind", BAD)
 def test_nothing_of_an_archive_lies_elsewhere(tmp_path, make, name, kind):
     refused(lambda: unpack(make(tmp_path / name, BAD[kind]), tmp_path / "data"), name, "lies outside its folder", "Do not use it")
-    assert left(tmp_path) == {name, "data"} and not Path("/tmp/evil-of-cgsaliency.txt").exists()
+    assert left(tmp_path) == {name, "data"} and not Path("/evil-of-cgsaliency.txt").exists()
 
 
 @pytest.mark.parametrize("make, name, members", [(zipped, "a.zip", {"good.txt": b"x", "link": (stat.S_IFLNK, "/etc/passwd")}), (tarred, "a.tar", {"link": (tarfile.SYMTYPE, "/etc/passwd")}), (tarred, "b.tar", {"link": (tarfile.LNKTYPE, "../../x")}),
