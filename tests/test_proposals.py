@@ -98,9 +98,12 @@ def test_a_picture_without_an_edge(name, blank, tmp_path):
     assert boxes[0, 0].tolist() == [0, 0, 224, 224] and there.tolist() == [[True, False, False]] and len(whole["blank"][0]) == 0
 
 
-@pytest.mark.parametrize("content, says", [(None, "there is no such model"), (b"", "model.yml.gz"), (b"words", "model.yml.gz"), (gzip.compress(b"%YAML:1.0\n---\na: 1\n"), "options is missing"),
-                                           (gzip.compress(b"%YAML:1.0\n---\na: 1\n" * 50)[:-9], "cannot be read whole"), (b"\x00\xff\x00", "cannot be read whole"),
-                                           (b"%YAML:1.0\n---\noptions:\n   numberOfTrees: 1\n", "childs is missing")])
+NO_FOREST = {"absent": (None, "there is no such model"), "empty": (b"", "model.yml.gz"), "words": (b"words", "model.yml.gz"), "bytes": (b"\x00\xff\x00", "cannot be read whole"),
+             "of another kind": (gzip.compress(b"%YAML:1.0\n---\na: 1\n"), "options is missing"), "cut off": (gzip.compress(b"%YAML:1.0\n---\na: 1\n" * 50)[:-9], "cannot be read whole"),
+             "a part missing": (b"%YAML:1.0\n---\noptions:\n   numberOfTrees: 1\n", "childs is missing")}
+
+
+@pytest.mark.parametrize("content, says", NO_FOREST.values(), ids=NO_FOREST)   # named: a gzip header has a time in it, and workers must agree on the names of tests
 def test_models_that_are_none(content, says, tmp_path):
     path = tmp_path / "model.yml.gz"
     if content is not None: path.write_bytes(content)
