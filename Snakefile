@@ -1,5 +1,5 @@
 """Every table and figure: one rule a notebook, run by papermill. `make reproduce` calls it with a scale and folders."""
-import re, sys
+import re, shlex, sys
 from functools import cache
 from pathlib import Path
 
@@ -36,27 +36,97 @@ def code(section: str) -> list[str]:
     return sorted(found)
 
 def settings(section: str) -> dict: return {**(SETTINGS.get("all") or {}), **SETTINGS[section]}
+def of(section: str, key: str, other=()): return settings(section)[key] if section in SECTIONS else other
 
 
-def threads_of(section: str) -> int: return settings(section)["threads"] if section in SECTIONS else 1
-def chosen(section: str) -> str: return str(settings(section))
-def made(*names: str) -> list[str]: return [f"{ARTIFACTS}/{name}.json" for name in names]
-def pages(section: str) -> list[str]: return [f"{REPORTS}/{section}.ipynb", f"{REPORTS}/{section}.html"]
-def table(section: str) -> list[str]: return [f"{REPORTS}/{section}.{ending}" for ending in ("csv", "rows.parquet", "claims.csv")]
-def pictures(*names: str) -> list[str]: return [f"{REPORTS}/{name}.{ending}" for name in names for ending in ("png", "pdf")]
+# What each notebook does besides its page: `trains` what others take up, leaves `files` and `pictures` of its own name; `after` which others it runs, where the scale has them; what it `reads` besides.
+# Rules of a higher `priority` go first: the chain to the first table, then the longest chains, so that what is left at the end is short.
+# On a cluster the official data ask for `gpu`s, `gib` of memory and `hours`: 4 and 16 where nothing is said.
+TABLE, ROWS = [".csv", ".rows.parquet", ".claims.csv"], [".csv", ".rows.parquet"]
+SEEN, SPOKEN = "toybox cgvs/backbone", "toybox cgvs/backbone cgvs/captioner"
+LONG = dict(gpu=1, gib=64, hours=24)
+BENCHES = "benchmarks/results"
+PLAN = {
+    "toybox": dict(trains=True, priority=6),
+    "toycoco": dict(trains=True, priority=4),
+    "toyfilms": dict(trains=True, priority=2),
+    "toyacts": dict(trains=True),
 
+    "cgvs/backbone": dict(after="toybox", trains=True, priority=6, gpu=1, gib=64, hours=12),
+    "cgvs/captioner": dict(after=SEEN, trains=True, priority=5, **LONG),
+    "cgvs/table1": dict(after=SPOKEN, files=TABLE, pictures=["", "_example", "_heatmaps"], priority=5, gpu=1, hours=12),
+    "cgvs/crops": dict(after=SEEN, trains=True, priority=3, **LONG),
+    "cgvs/table2": dict(after=f"{SEEN} cgvs/crops", files=TABLE, pictures=["", "_maps"], gpu=1, hours=12),
+    "cgvs/films": dict(after=f"{SEEN} toyfilms", trains=True, priority=2, **LONG),
+    "cgvs/table3": dict(after=f"{SEEN} cgvs/crops cgvs/films", files=TABLE, pictures=[""], gpu=1, hours=12),
+    "cgvs/figure1": dict(after=f"{SPOKEN} cgvs/films", pictures=["a", "b"] if "cgvs/films" in SECTIONS else ["a"]),
+    "cgvs/figure2": dict(after=f"{SPOKEN} cgvs/films", pictures=[""]),
+    "cgvs/figure3": dict(after=SPOKEN, pictures=[""]),
+    "cgvs/figure4": dict(after=SPOKEN, pictures=[""]),
+    "cgvs/figure5": dict(after=f"{SEEN} cgvs/films", pictures=["", "b"], files=[".gif", ".mp4", *ROWS]),
+    "cgvs/protocol": dict(after="toybox", files=[".csv"]),
+    "cgvs/limits": dict(after=SPOKEN, files=[".csv"], pictures=[""]),
+
+    "ebr/frames": dict(after="toyacts", trains=True, priority=1, **LONG),
+    "ebr/recogniser": dict(after="ebr/frames", trains=True, priority=1, files=[".claims.csv"], **LONG),
+    "ebr/table1": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=["", "_maps"], gpu=1, hours=24),
+    "ebr/table2": dict(after="ebr/recogniser", files=TABLE, pictures=[""]),
+    "ebr/table3": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=[""]),
+    "ebr/table4": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=[""]),
+    "ebr/figure1": dict(after="ebr/frames ebr/recogniser", pictures=[""]),
+    "ebr/figure2": dict(pictures=[""]),
+    "ebr/figure3": dict(pictures=[""]),
+    "ebr/figure4": dict(pictures=[""]),
+    "ebr/figure5": dict(after="ebr/frames ebr/recogniser", pictures=["abcdefgh"[k] for k in range(len(of("ebr/figure5", "shown")))]),
+    "ebr/figure6": dict(after="ebr/frames ebr/recogniser", pictures=["abcdefgh"[k] + part for k in range(len(of("ebr/figure6", "shown"))) for part in ("", "_curve")]),
+    "ebr/figure7": dict(after="ebr/recogniser", files=[".claims.csv"], pictures=[""]),
+    "ebr/captioner": dict(after=f"{SEEN} toyfilms", trains=True, priority=2, **LONG),
+    "ebr/table5": dict(after=f"{SPOKEN} ebr/captioner", files=TABLE, pictures=["", "_maps"], gpu=1, hours=12),
+    "ebr/figure8": dict(after=f"{SEEN} cgvs/films ebr/captioner", files=ROWS, pictures=["", "b"]),
+    "ebr/figure9": dict(after=f"{SEEN} ebr/captioner", pictures=[""]),
+    "ebr/section6": dict(after=f"{SPOKEN} cgvs/films ebr/captioner", files=TABLE, reads=[f"{BENCHES}/words.csv"]),
+    "ebr/protocol": dict(after="toyacts", files=[".csv"], pictures=[""]),
+    "face_to_face": dict(after=f"{SEEN} cgvs/crops ebr/captioner", files=ROWS, pictures=["", "_maps"], reads=[f"{BENCHES}/explainers.csv"]),
+
+    "aoa/eyes": dict(after="toybox toycoco", trains=True, priority=4, gpu=1, gib=128, hours=24),
+    "aoa/captioners": dict(after="toycoco aoa/eyes", trains=True, priority=4, gpu=1, gib=128, hours=48),
+    "aoa/kinds": dict(after="toycoco aoa/eyes", trains=True, priority=4, gpu=1, gib=128, hours=48),
+    "aoa/finetuned": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds", trains=True, priority=3, gpu=1, gib=128, hours=48),
+    "aoa/numbers": dict(after="toycoco aoa/eyes", trains=True, priority=2, gpu=1, gib=128, hours=48),
+    "aoa/flickr30k": dict(after="toybox aoa/eyes", trains=True, priority=2, files=ROWS, gpu=1, gib=128, hours=24),
+    "aoa/table1": dict(after="toycoco aoa/eyes aoa/captioners", files=TABLE, pictures=[""]),
+    "aoa/table2": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds aoa/finetuned", files=TABLE, pictures=[""]),
+    "aoa/table3": dict(after=f"{SEEN} cgvs/crops aoa/eyes aoa/flickr30k aoa/kinds", files=TABLE, pictures=["_maps"], gpu=1),
+    "aoa/table4": dict(after="toycoco aoa/eyes aoa/finetuned", files=TABLE, pictures=[""], gpu=1),
+    "aoa/figure1": dict(pictures=["", "b"]),
+    "aoa/figure2": dict(pictures=["", "b"]),
+    "aoa/figure3": dict(pictures=["", "b"]),
+    "aoa/figure4": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds aoa/numbers", files=TABLE, pictures=[""]),
+    "aoa/figure5": dict(after="toybox aoa/eyes aoa/flickr30k", pictures=["_areas"]),
+    "aoa/timing": dict(files=TABLE, reads=[f"{BENCHES}/areas.csv"]),
+
+    "cgvs/claims": dict(files=[".csv"], pictures=[""], reads=[*(f"{REPORTS}/cgvs/{name}.claims.csv" for name in of("cgvs/claims", "tables")), f"{BENCHES}/attention.csv", f"{BENCHES}/spacetime.csv"]),
+    "ebr/claims": dict(files=[".csv"], pictures=[""], reads=[f"{REPORTS}/ebr/{name}.claims.csv" for name in of("ebr/claims", "tables")]),
+    "aoa/claims": dict(files=[".csv"], pictures=[""], reads=[f"{REPORTS}/aoa/{name}.claims.csv" for name in of("aoa/claims", "tables")]),
+    "claims": dict(files=[".csv"], pictures=[""], reads=["cgsaliency/reproduce/claimed.csv", *(f"{REPORTS}/{paper}/claims.csv" for paper in of("claims", "papers"))]),
+}
+if unknown := [section for section in SECTIONS if section not in PLAN]: raise WorkflowError(f"{SCALE}: no notebook is planned for {', '.join(unknown)}: the plan of the Snakefile knows {', '.join(PLAN)}")
+
+
+def needs(section: str) -> list[str]:
+    plan = PLAN[section]
+    return [*code(section), *(f"{ARTIFACTS}/{before}.json" for before in plan.get("after", "").split() if before in SECTIONS), *plan.get("reads", ())]
+
+def leaves(section: str) -> list[str]:
+    plan = PLAN[section]
+    drawn = [f"{part}.{ending}" for part in plan.get("pictures", ()) for ending in ("png", "pdf")]
+    return [f"{REPORTS}/{section}{ending}" for ending in (".ipynb", ".html", *plan.get("files", ()), *drawn)] + [f"{ARTIFACTS}/{section}.json"] * plan.get("trains", False)
 
 # A notebook of a killed run may live on for a moment: the lock makes the next one wait for it.
-def run(section: str) -> str:
-    return f"{sys.executable} tools/alone.py .make/jobs/{NAME}.{section.replace('/', '.')}.lock {sys.executable} tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}'"
+def run(section: str) -> str: return f"{sys.executable} tools/alone.py .make/jobs/{NAME}.{section.replace('/', '.')}.lock {sys.executable} tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}' {' '.join(map(shlex.quote, needs(section)))}"
 
+def asks(section: str) -> dict[str, int]: return {"gpu": PLAN[section].get("gpu", 0), "mem_mb": 1000 * PLAN[section].get("gib", 16), "runtime": 60 * PLAN[section].get("hours", 4)} if NAME == "paper" else {}
 
-DATA_MADE = made("toybox") if DRAWN else []
-COCO_MADE = made("toycoco") if DRAWN else []
-FILMS_MADE = made("toyfilms") if DRAWN else []
-ACTS_MADE = made("toyacts") if DRAWN else []
-KINDS = made("aoa/kinds") if "aoa/kinds" in SECTIONS else []   # captioners of MSCOCO, where there are enough pictures to train on
-FILMS = made("cgvs/films") if "cgvs/films" in SECTIONS else []   # captioners of films, where the data have any
 
 rule all:
     input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/index.html"
@@ -67,429 +137,13 @@ rule index:
     shell: f"{sys.executable} tools/index.py {NAME} '{REPORTS}' {' '.join(SECTIONS)}"
 
 # Numbers depend on the threads of a notebook, which its scale fixes: each rule takes as many, and as many rules as CORES allow run side by side.
-
-rule toybox:
-    input: code("toybox")
-    output: pages("toybox"), made("toybox")
-    params: chosen("toybox") if DRAWN else ""
-    threads: threads_of("toybox")
-    shell: run("toybox")
-
-rule toycoco:
-    input: code("toycoco")
-    output: pages("toycoco"), made("toycoco")
-    params: chosen("toycoco") if DRAWN else ""
-    threads: threads_of("toycoco")
-    shell: run("toycoco")
-
-rule toyfilms:
-    input: code("toyfilms")
-    output: pages("toyfilms"), made("toyfilms")
-    params: chosen("toyfilms") if DRAWN else ""
-    threads: threads_of("toyfilms")
-    shell: run("toyfilms")
-
-rule toyacts:
-    input: code("toyacts")
-    output: pages("toyacts"), made("toyacts")
-    params: chosen("toyacts") if DRAWN else ""
-    threads: threads_of("toyacts")
-    shell: run("toyacts")
-
-rule cgvs_backbone:
-    input: code("cgvs/backbone"), DATA_MADE
-    output: pages("cgvs/backbone"), made("cgvs/backbone")
-    params: chosen("cgvs/backbone")
-    threads: threads_of("cgvs/backbone")
-    shell: run("cgvs/backbone")
-
-# The longest chains go first: what is left at the end should be short.
-rule cgvs_captioner:
-    priority: 1
-    input: code("cgvs/captioner"), DATA_MADE, made("cgvs/backbone")
-    output: pages("cgvs/captioner"), made("cgvs/captioner")
-    params: chosen("cgvs/captioner")
-    threads: threads_of("cgvs/captioner")
-    shell: run("cgvs/captioner")
-
-rule cgvs_table1:
-    input: code("cgvs/table1"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
-    output: pages("cgvs/table1"), table("cgvs/table1"), pictures("cgvs/table1", "cgvs/table1_example", "cgvs/table1_heatmaps")
-    params: chosen("cgvs/table1")
-    threads: threads_of("cgvs/table1")
-    shell: run("cgvs/table1")
-
-rule cgvs_crops:
-    priority: 3
-    input: code("cgvs/crops"), DATA_MADE, made("cgvs/backbone")
-    output: pages("cgvs/crops"), made("cgvs/crops")
-    params: chosen("cgvs/crops")
-    threads: threads_of("cgvs/crops")
-    shell: run("cgvs/crops")
-
-rule cgvs_table2:
-    input: code("cgvs/table2"), DATA_MADE, made("cgvs/backbone", "cgvs/crops")
-    output: pages("cgvs/table2"), table("cgvs/table2"), pictures("cgvs/table2", "cgvs/table2_maps")
-    params: chosen("cgvs/table2")
-    threads: threads_of("cgvs/table2")
-    shell: run("cgvs/table2")
-
-rule cgvs_table3:
-    input: code("cgvs/table3"), DATA_MADE, made("cgvs/backbone", "cgvs/crops"), FILMS
-    output: pages("cgvs/table3"), table("cgvs/table3"), pictures("cgvs/table3")
-    params: chosen("cgvs/table3")
-    threads: threads_of("cgvs/table3")
-    shell: run("cgvs/table3")
-
-rule cgvs_figure1:
-    input: code("cgvs/figure1"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner"), FILMS
-    output: pages("cgvs/figure1"), pictures("cgvs/figure1a", *(["cgvs/figure1b"] if FILMS else []))
-    params: chosen("cgvs/figure1")
-    threads: threads_of("cgvs/figure1")
-    shell: run("cgvs/figure1")
-
-rule cgvs_figure3:
-    input: code("cgvs/figure3"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
-    output: pages("cgvs/figure3"), pictures("cgvs/figure3")
-    params: chosen("cgvs/figure3")
-    threads: threads_of("cgvs/figure3")
-    shell: run("cgvs/figure3")
-
-rule cgvs_figure4:
-    input: code("cgvs/figure4"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
-    output: pages("cgvs/figure4"), pictures("cgvs/figure4")
-    params: chosen("cgvs/figure4")
-    threads: threads_of("cgvs/figure4")
-    shell: run("cgvs/figure4")
-
-rule cgvs_claims:
-    input: code("cgvs/claims"), [f"{REPORTS}/cgvs/{name}.claims.csv" for name in settings("cgvs/claims")["tables"]], ["benchmarks/results/attention.csv", "benchmarks/results/spacetime.csv"]
-    output: pages("cgvs/claims"), f"{REPORTS}/cgvs/claims.csv", pictures("cgvs/claims")
-    params: chosen("cgvs/claims")
-    threads: threads_of("cgvs/claims")
-    shell: run("cgvs/claims")
-
-if FILMS:
-    rule cgvs_films:
-        priority: 2
-        input: code("cgvs/films"), FILMS_MADE, made("cgvs/backbone")
-        output: pages("cgvs/films"), FILMS
-        params: chosen("cgvs/films")
-        threads: threads_of("cgvs/films")
-        shell: run("cgvs/films")
-
-    rule cgvs_figure5:
-        input: code("cgvs/figure5"), made("cgvs/backbone"), FILMS
-        output: pages("cgvs/figure5"), pictures("cgvs/figure5", "cgvs/figure5b"), [f"{REPORTS}/cgvs/figure5.{ending}" for ending in ("gif", "mp4", "csv", "rows.parquet")]
-        params: chosen("cgvs/figure5")
-        threads: threads_of("cgvs/figure5")
-        shell: run("cgvs/figure5")
-
-if "cgvs/protocol" in SECTIONS:
-    rule cgvs_protocol:
-        input: code("cgvs/protocol"), DATA_MADE
-        output: pages("cgvs/protocol"), f"{REPORTS}/cgvs/protocol.csv"
-        params: chosen("cgvs/protocol")
-        threads: threads_of("cgvs/protocol")
-        shell: run("cgvs/protocol")
-
-if "cgvs/limits" in SECTIONS:
-    rule cgvs_limits:
-        input: code("cgvs/limits"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner")
-        output: pages("cgvs/limits"), f"{REPORTS}/cgvs/limits.csv", pictures("cgvs/limits")
-        params: chosen("cgvs/limits")
-        threads: threads_of("cgvs/limits")
-        shell: run("cgvs/limits")
-
-rule cgvs_figure2:
-    input: code("cgvs/figure2"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner"), FILMS
-    output: pages("cgvs/figure2"), pictures("cgvs/figure2")
-    params: chosen("cgvs/figure2")
-    threads: threads_of("cgvs/figure2")
-    shell: run("cgvs/figure2")
-
-FRAMES = made("ebr/frames") if "ebr/frames" in SECTIONS else []   # the network for frames, where there are clips to see
-
-if FRAMES:
-    rule ebr_frames:
-        input: code("ebr/frames"), ACTS_MADE
-        output: pages("ebr/frames"), FRAMES
-        params: chosen("ebr/frames")
-        threads: threads_of("ebr/frames")
-        shell: run("ebr/frames")
-
-    rule ebr_table1:
-        input: code("ebr/table1"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/table1"), table("ebr/table1"), pictures("ebr/table1", "ebr/table1_maps")
-        params: chosen("ebr/table1")
-        threads: threads_of("ebr/table1")
-        shell: run("ebr/table1")
-
-    rule ebr_table3:
-        input: code("ebr/table3"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/table3"), table("ebr/table3"), pictures("ebr/table3")
-        params: chosen("ebr/table3")
-        threads: threads_of("ebr/table3")
-        shell: run("ebr/table3")
-
-    rule ebr_table4:
-        input: code("ebr/table4"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/table4"), table("ebr/table4"), pictures("ebr/table4")
-        params: chosen("ebr/table4")
-        threads: threads_of("ebr/table4")
-        shell: run("ebr/table4")
-
-    rule ebr_figure1:
-        input: code("ebr/figure1"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/figure1"), pictures("ebr/figure1")
-        params: chosen("ebr/figure1")
-        threads: threads_of("ebr/figure1")
-        shell: run("ebr/figure1")
-
-    rule ebr_figure5:
-        input: code("ebr/figure5"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/figure5"), pictures(*(f"ebr/figure5{'abcdefgh'[k]}" for k in range(len(settings("ebr/figure5")["shown"]))))
-        params: chosen("ebr/figure5")
-        threads: threads_of("ebr/figure5")
-        shell: run("ebr/figure5")
-
-    rule ebr_figure6:
-        input: code("ebr/figure6"), FRAMES, made("ebr/recogniser")
-        output: pages("ebr/figure6"), pictures(*(f"ebr/figure6{'abcdefgh'[k]}{part}" for k in range(len(settings("ebr/figure6")["shown"])) for part in ("", "_curve")))
-        params: chosen("ebr/figure6")
-        threads: threads_of("ebr/figure6")
-        shell: run("ebr/figure6")
-
-rule ebr_recogniser:
-    input: code("ebr/recogniser"), FRAMES
-    output: pages("ebr/recogniser"), made("ebr/recogniser"), f"{REPORTS}/ebr/recogniser.claims.csv"
-    params: chosen("ebr/recogniser")
-    threads: threads_of("ebr/recogniser")
-    shell: run("ebr/recogniser")
-
-rule ebr_table2:
-    input: code("ebr/table2"), made("ebr/recogniser")
-    output: pages("ebr/table2"), table("ebr/table2"), pictures("ebr/table2")
-    params: chosen("ebr/table2")
-    threads: threads_of("ebr/table2")
-    shell: run("ebr/table2")
-
-rule ebr_figure2:
-    input: code("ebr/figure2")
-    output: pages("ebr/figure2"), pictures("ebr/figure2")
-    params: chosen("ebr/figure2")
-    threads: threads_of("ebr/figure2")
-    shell: run("ebr/figure2")
-
-rule ebr_figure3:
-    input: code("ebr/figure3")
-    output: pages("ebr/figure3"), pictures("ebr/figure3")
-    params: chosen("ebr/figure3")
-    threads: threads_of("ebr/figure3")
-    shell: run("ebr/figure3")
-
-rule ebr_figure4:
-    input: code("ebr/figure4")
-    output: pages("ebr/figure4"), pictures("ebr/figure4")
-    params: chosen("ebr/figure4")
-    threads: threads_of("ebr/figure4")
-    shell: run("ebr/figure4")
-
-rule ebr_figure7:
-    input: code("ebr/figure7"), made("ebr/recogniser")
-    output: pages("ebr/figure7"), pictures("ebr/figure7"), f"{REPORTS}/ebr/figure7.claims.csv"
-    params: chosen("ebr/figure7")
-    threads: threads_of("ebr/figure7")
-    shell: run("ebr/figure7")
-
-rule ebr_captioner:
-    priority: 2
-    input: code("ebr/captioner"), DATA_MADE, FILMS_MADE, made("cgvs/backbone")
-    output: pages("ebr/captioner"), made("ebr/captioner")
-    params: chosen("ebr/captioner")
-    threads: threads_of("ebr/captioner")
-    shell: run("ebr/captioner")
-
-rule ebr_table5:
-    input: code("ebr/table5"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner", "ebr/captioner")
-    output: pages("ebr/table5"), table("ebr/table5"), pictures("ebr/table5", "ebr/table5_maps")
-    params: chosen("ebr/table5")
-    threads: threads_of("ebr/table5")
-    shell: run("ebr/table5")
-
-rule ebr_figure9:
-    input: code("ebr/figure9"), DATA_MADE, made("cgvs/backbone", "ebr/captioner")
-    output: pages("ebr/figure9"), pictures("ebr/figure9")
-    params: chosen("ebr/figure9")
-    threads: threads_of("ebr/figure9")
-    shell: run("ebr/figure9")
-
-rule ebr_section6:
-    input: code("ebr/section6"), DATA_MADE, made("cgvs/backbone", "cgvs/captioner", "ebr/captioner"), FILMS, "benchmarks/results/words.csv"
-    output: pages("ebr/section6"), table("ebr/section6")
-    params: chosen("ebr/section6")
-    threads: threads_of("ebr/section6")
-    shell: run("ebr/section6")
-
-if FILMS:
-    rule ebr_figure8:
-        input: code("ebr/figure8"), made("cgvs/backbone", "ebr/captioner"), FILMS
-        output: pages("ebr/figure8"), pictures("ebr/figure8", "ebr/figure8b"), [f"{REPORTS}/ebr/figure8.{ending}" for ending in ("csv", "rows.parquet")]
-        params: chosen("ebr/figure8")
-        threads: threads_of("ebr/figure8")
-        shell: run("ebr/figure8")
-
-rule face_to_face:
-    input: code("face_to_face"), DATA_MADE, made("cgvs/backbone", "cgvs/crops", "ebr/captioner"), "benchmarks/results/explainers.csv"
-    output: pages("face_to_face"), [f"{REPORTS}/face_to_face.{ending}" for ending in ("csv", "rows.parquet")], pictures("face_to_face", "face_to_face_maps")
-    params: chosen("face_to_face")
-    threads: threads_of("face_to_face")
-    shell: run("face_to_face")
-
-rule ebr_claims:
-    input: code("ebr/claims"), [f"{REPORTS}/ebr/{name}.claims.csv" for name in settings("ebr/claims")["tables"]]
-    output: pages("ebr/claims"), f"{REPORTS}/ebr/claims.csv", pictures("ebr/claims")
-    params: chosen("ebr/claims")
-    threads: threads_of("ebr/claims")
-    shell: run("ebr/claims")
-
-if "ebr/protocol" in SECTIONS:
-    rule ebr_protocol:
-        input: code("ebr/protocol"), ACTS_MADE
-        output: pages("ebr/protocol"), f"{REPORTS}/ebr/protocol.csv", pictures("ebr/protocol")
-        params: chosen("ebr/protocol")
-        threads: threads_of("ebr/protocol")
-        shell: run("ebr/protocol")
-
-rule aoa_figure1:
-    input: code("aoa/figure1")
-    output: pages("aoa/figure1"), pictures("aoa/figure1", "aoa/figure1b")
-    params: chosen("aoa/figure1")
-    threads: threads_of("aoa/figure1")
-    shell: run("aoa/figure1")
-
-rule aoa_figure2:
-    input: code("aoa/figure2")
-    output: pages("aoa/figure2"), pictures("aoa/figure2", "aoa/figure2b")
-    params: chosen("aoa/figure2")
-    threads: threads_of("aoa/figure2")
-    shell: run("aoa/figure2")
-
-rule aoa_figure3:
-    input: code("aoa/figure3")
-    output: pages("aoa/figure3"), pictures("aoa/figure3", "aoa/figure3b")
-    params: chosen("aoa/figure3")
-    threads: threads_of("aoa/figure3")
-    shell: run("aoa/figure3")
-
-if "aoa/eyes" in SECTIONS:
-    rule aoa_eyes:
-        priority: 3
-        input: code("aoa/eyes"), DATA_MADE, COCO_MADE
-        output: pages("aoa/eyes"), made("aoa/eyes")
-        params: chosen("aoa/eyes")
-        threads: threads_of("aoa/eyes")
-        shell: run("aoa/eyes")
-
-    rule aoa_flickr30k:
-        priority: 2
-        input: code("aoa/flickr30k"), DATA_MADE, made("aoa/eyes")
-        output: pages("aoa/flickr30k"), made("aoa/flickr30k"), [f"{REPORTS}/aoa/flickr30k.{ending}" for ending in ("csv", "rows.parquet")]
-        params: chosen("aoa/flickr30k")
-        threads: threads_of("aoa/flickr30k")
-        shell: run("aoa/flickr30k")
-
-    rule aoa_table3:
-        input: code("aoa/table3"), DATA_MADE, made("aoa/eyes", "aoa/flickr30k", "cgvs/backbone", "cgvs/crops"), KINDS
-        output: pages("aoa/table3"), table("aoa/table3"), pictures("aoa/table3_maps")
-        params: chosen("aoa/table3")
-        threads: threads_of("aoa/table3")
-        shell: run("aoa/table3")
-
-    rule aoa_figure5:
-        input: code("aoa/figure5"), DATA_MADE, made("aoa/eyes", "aoa/flickr30k")
-        output: pages("aoa/figure5"), pictures("aoa/figure5_areas")
-        params: chosen("aoa/figure5")
-        threads: threads_of("aoa/figure5")
-        shell: run("aoa/figure5")
-
-if "aoa/captioners" in SECTIONS:
-    rule aoa_captioners:
-        priority: 2
-        input: code("aoa/captioners"), COCO_MADE, made("aoa/eyes")
-        output: pages("aoa/captioners"), made("aoa/captioners")
-        params: chosen("aoa/captioners")
-        threads: threads_of("aoa/captioners")
-        shell: run("aoa/captioners")
-
-    rule aoa_kinds:
-        priority: 2
-        input: code("aoa/kinds"), COCO_MADE, made("aoa/eyes")
-        output: pages("aoa/kinds"), made("aoa/kinds")
-        params: chosen("aoa/kinds")
-        threads: threads_of("aoa/kinds")
-        shell: run("aoa/kinds")
-
-    rule aoa_numbers:
-        input: code("aoa/numbers"), COCO_MADE, made("aoa/eyes")
-        output: pages("aoa/numbers"), made("aoa/numbers")
-        params: chosen("aoa/numbers")
-        threads: threads_of("aoa/numbers")
-        shell: run("aoa/numbers")
-
-    rule aoa_finetuned:
-        priority: 2
-        input: code("aoa/finetuned"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners", "aoa/kinds")
-        output: pages("aoa/finetuned"), made("aoa/finetuned")
-        params: chosen("aoa/finetuned")
-        threads: threads_of("aoa/finetuned")
-        shell: run("aoa/finetuned")
-
-    rule aoa_table1:
-        input: code("aoa/table1"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners")
-        output: pages("aoa/table1"), table("aoa/table1"), pictures("aoa/table1")
-        params: chosen("aoa/table1")
-        threads: threads_of("aoa/table1")
-        shell: run("aoa/table1")
-
-    rule aoa_table2:
-        input: code("aoa/table2"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners", "aoa/kinds", "aoa/finetuned")
-        output: pages("aoa/table2"), table("aoa/table2"), pictures("aoa/table2")
-        params: chosen("aoa/table2")
-        threads: threads_of("aoa/table2")
-        shell: run("aoa/table2")
-
-    rule aoa_table4:
-        input: code("aoa/table4"), COCO_MADE, made("aoa/eyes"), made("aoa/finetuned")
-        output: pages("aoa/table4"), table("aoa/table4"), pictures("aoa/table4")
-        params: chosen("aoa/table4")
-        threads: threads_of("aoa/table4")
-        shell: run("aoa/table4")
-
-    rule aoa_figure4:
-        input: code("aoa/figure4"), COCO_MADE, made("aoa/eyes"), made("aoa/captioners", "aoa/kinds", "aoa/numbers")
-        output: pages("aoa/figure4"), table("aoa/figure4"), pictures("aoa/figure4")
-        params: chosen("aoa/figure4")
-        threads: threads_of("aoa/figure4")
-        shell: run("aoa/figure4")
-
-rule aoa_timing:
-    input: code("aoa/timing"), "benchmarks/results/areas.csv"
-    output: pages("aoa/timing"), table("aoa/timing")
-    params: chosen("aoa/timing")
-    threads: threads_of("aoa/timing")
-    shell: run("aoa/timing")
-
-rule aoa_claims:
-    input: code("aoa/claims"), [f"{REPORTS}/aoa/{name}.claims.csv" for name in settings("aoa/claims")["tables"]]
-    output: pages("aoa/claims"), f"{REPORTS}/aoa/claims.csv", pictures("aoa/claims")
-    params: chosen("aoa/claims")
-    threads: threads_of("aoa/claims")
-    shell: run("aoa/claims")
-
-rule claims:
-    input: code("claims"), "cgsaliency/reproduce/claimed.csv", [f"{REPORTS}/{paper}/claims.csv" for paper in settings("claims")["papers"]]
-    output: pages("claims"), f"{REPORTS}/claims.csv", pictures("claims")
-    params: chosen("claims")
-    threads: threads_of("claims")
-    shell: run("claims")
+for section in SECTIONS:
+    rule:
+        name: section.replace("/", "_")
+        input: needs(section)
+        output: leaves(section)
+        params: settings=str(settings(section)), command=run(section)
+        priority: PLAN[section].get("priority", 0)
+        threads: settings(section)["threads"]
+        resources: **asks(section)
+        shell: "{params.command}"

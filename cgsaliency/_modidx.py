@@ -1439,6 +1439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                               'cgsaliency.reproduce.command.main': ( 'reproduce/command.html#main',
                                                                                      'cgsaliency/reproduce/command.py')},
             'cgsaliency.reproduce.run': { 'cgsaliency.reproduce.run.Run': ('reproduce/run.html#run', 'cgsaliency/reproduce/run.py'),
+                                          'cgsaliency.reproduce.run._named': ('reproduce/run.html#_named', 'cgsaliency/reproduce/run.py'),
                                           'cgsaliency.reproduce.run.begin': ('reproduce/run.html#begin', 'cgsaliency/reproduce/run.py')},
             'cgsaliency.reproduce.status': { 'cgsaliency.reproduce.status._held': ( 'reproduce/status.html#_held',
                                                                                     'cgsaliency/reproduce/status.py'),

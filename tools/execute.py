@@ -1,8 +1,9 @@
-"""Run a paper notebook with papermill: `execute.py SECTION SCALE_FILE DATA ARTIFACTS REPORTS`.
+"""Run a paper notebook with papermill: `execute.py SECTION SCALE_FILE DATA ARTIFACTS REPORTS [INPUT ...]`.
 
-Leaves REPORTS/<section>.ipynb and .html, whole and without time stamps, and <section>.run.json, which says what the run took; where a cell fails, the notebook up to there as <section>.failed.ipynb.
+Leaves REPORTS/<section>.ipynb and .html, whole and without time stamps, and <section>.run.json, which says what made them and what it took (beside the models, too, where the notebook trains some);
+where a cell fails, the notebook up to there as <section>.failed.ipynb.
 """
-import os, platform, resource, sys, time, warnings
+import os, platform, resource, subprocess, sys, time, warnings
 from pathlib import Path
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -11,7 +12,7 @@ import nbformat, papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from cgsaliency.core.artefacts import written_whole, write_json
+from cgsaliency.core.artefacts import digest, read_json, written_whole, write_json
 
 
 def tidied(notebook):
@@ -25,12 +26,28 @@ def tidied(notebook):
     return notebook
 
 
-def main(section, scale, data, artifacts, reports):
+def commit():
+    "The commit that the code stands at, and whether something was changed since; None outside a checkout."
+    def git(*words): return subprocess.run(["git", *words], capture_output=True, text=True)
+    try: at = git("rev-parse", "HEAD")
+    except FileNotFoundError: return None
+    return at.stdout.strip() + (" and changes" if git("status", "--porcelain", "--untracked-files=no").stdout else "") if at.returncode == 0 else None
+
+
+def record(section, scale, note, inputs, took, seconds):
+    "What made the reports and models of this section."
+    code = [path for path in inputs if path.endswith((".py", ".ipynb"))]
+    return {"section": section, "scale": scale, **note, "commit": commit(), "code": digest(*map(Path, code)), "inputs": {path: digest(Path(path)) for path in inputs if path not in code},
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seconds": round(seconds, 1), "memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** 20, 2), "cells": [round(one, 1) for one in took]}
+
+
+def main(section, scale, data, artifacts, reports, *inputs):
     wanted = Path(reports) / section
     failed = wanted.with_name(wanted.name + ".failed.ipynb")
     wanted.parent.mkdir(parents=True, exist_ok=True)
     working = wanted.with_name(f".{wanted.name}.{os.getpid()}.ipynb")
-    start = time.monotonic()
+    start, note = time.monotonic(), working.with_suffix(".note.json")
+    os.environ["CGSALIENCY_NOTE"] = str(note.resolve())
     try:
         papermill.execute_notebook(f"nbs/papers/{section}.ipynb", working, {"scale": scale, "data": data, "artifacts": artifacts, "reports": reports},
                                    cwd=".", kernel_name="python3", shutdown_kernel="immediate", progress_bar={"desc": section, "leave": False, "disable": not sys.stderr.isatty()})
@@ -39,7 +56,8 @@ def main(section, scale, data, artifacts, reports):
         sys.exit(f"{section}: cell {error.exec_count} failed: {error.ename}: {error.evalue}\n-> {failed}")
     finally:
         executed = nbformat.read(working, 4) if working.exists() else None
-        working.unlink(missing_ok=True)
+        noted = read_json(note) if note.exists() else {}
+        for path in (working, note): path.unlink(missing_ok=True)
     took = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in executed.cells]
     notebook = tidied(executed)
     exporter = HTMLExporter(mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True)
@@ -47,9 +65,9 @@ def main(section, scale, data, artifacts, reports):
     page, _ = exporter.from_notebook_node(notebook)
     notebook.metadata.pop("title")
     with written_whole(wanted.with_name(wanted.name + ".html")) as part: part.write_text(page, encoding="utf-8")
-    write_json(wanted.with_name(wanted.name + ".run.json"), {
-        "seconds": round(time.monotonic() - start, 1), "memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** 20, 2), "cells": [round(one, 1) for one in took],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores"})
+    made = record(section, scale, noted, inputs, took, time.monotonic() - start)
+    for folder in (reports, artifacts):
+        if folder == reports or Path(folder, f"{section}.json").is_file(): write_json(Path(folder, f"{section}.run.json"), made)
     with written_whole(wanted.with_name(wanted.name + ".ipynb")) as part: nbformat.write(notebook, part)
     failed.unlink(missing_ok=True)
 

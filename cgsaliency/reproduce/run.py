@@ -6,14 +6,15 @@
 __all__ = ['Run', 'begin']
 
 # %% ../../nbs/reproduce/run.ipynb #4b00f8a1
-import os
+import os, platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ..core.artefacts import versions, write_json
 from ..core.errors import BadInput
-from ..core.run import read_scale, seed_everything
+from ..core.run import best_device, read_scale, seed_everything
 
 # %% ../../nbs/reproduce/run.ipynb #5a418232
 @dataclass(frozen=True)
@@ -40,4 +41,7 @@ def begin(
     settings = read_scale(Path(scale), section)
     seed_everything(settings.get("seed", 0))
     torch.set_num_threads(settings.get("threads", 2))
+    if note := os.environ.get("CGSALIENCY_NOTE"): write_json(Path(note), {"settings": settings, "device": _named(best_device()), "versions": versions()})
     return Run(section, settings, Path(data), Path(artifacts), Path(reports) / section.rpartition("/")[0])
+
+def _named(device: torch.device) -> str: return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type.upper()}"
