@@ -136,7 +136,7 @@ rule index:
     output: f"{REPORTS}/index.html"
     shell: f"{sys.executable} tools/index.py {NAME} '{REPORTS}' {' '.join(SECTIONS)}"
 
-# Numbers depend on the threads of a notebook, which its scale fixes: each rule takes as many, and as many rules as CORES allow run side by side.
+# Numbers depend on the threads of a notebook, which its scale fixes: each rule takes as many cores, or those that the scale says, and as many rules as CORES allow run side by side.
 for section in SECTIONS:
     rule:
         name: section.replace("/", "_")
@@ -144,6 +144,6 @@ for section in SECTIONS:
         output: leaves(section)
         params: settings=str(settings(section)), command=run(section)
         priority: PLAN[section].get("priority", 0)
-        threads: settings(section)["threads"]
+        threads: settings(section).get("cores", settings(section)["threads"])
         resources: **asks(section)
         shell: "{params.command}"

@@ -1445,8 +1445,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'cgsaliency/reproduce/status.py'),
                                              'cgsaliency.reproduce.status._newer': ( 'reproduce/status.html#_newer',
                                                                                      'cgsaliency/reproduce/status.py'),
-                                             'cgsaliency.reproduce.status._section': ( 'reproduce/status.html#_section',
-                                                                                       'cgsaliency/reproduce/status.py'),
                                              'cgsaliency.reproduce.status.at_work': ( 'reproduce/status.html#at_work',
                                                                                       'cgsaliency/reproduce/status.py'),
                                              'cgsaliency.reproduce.status.read_summary': ( 'reproduce/status.html#read_summary',

@@ -3,7 +3,7 @@
 Nothing else of the project reads the network.
 """
 import argparse, hashlib, json, os, shutil, stat, subprocess, sys, tarfile, time, zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable
 
@@ -23,7 +23,7 @@ class Source:
     "A file that may be downloaded."
     url: str
     file: str            # its name in the data set's folder
-    digest: str = ""     # 'sha256:…' or 'md5:…' as published; empty where nobody publishes one: then the first download is recorded, and must not change
+    digest: str = ""     # 'sha256:…' or 'md5:…' as published, the whole or its beginning; empty where nobody publishes one: then the first download is recorded, and must not change
     unpack: str = ""     # the folder it is unpacked into, in the data set's; '.' for that itself
     part: str = "all"    # what `--only` chooses by
 
@@ -37,7 +37,8 @@ class DataSet:
     check: Callable[[Path], Iterable[str]]       # from the data set's folder: what is missing or odd, a line each
     sources: tuple[Source, ...] = ()
     prepare: Callable[[Path], None] | None = None    # from DATA: splits, proposals, features
-    prepares: str = field(default="")            # what that makes
+    prepares: str = ""                           # what that makes
+    settle: Callable[[Path], None] | None = None     # from the data set's folder: what is made of the downloads before they are checked
 
 
 # ---------------------------------------------------------------- downloads
@@ -100,7 +101,7 @@ def _verify(path: Path, source: Source, known: dict) -> None:
     wanted = [(*source.digest.split(":"), "published")] if source.digest else []
     if "sha256" in known: wanted.append(("sha256", known["sha256"], "of the first download"))
     for kind, wanted, who in wanted:
-        if (found := digest_of(path, kind)) != wanted:
+        if not (found := digest_of(path, kind)).startswith(wanted):
             raise BadInput(path.parent / source.file, f"has the {kind} {found}; {who}: {wanted}", "Delete it and run this again; where that does not help, the file has changed at its place")
 
 
@@ -210,6 +211,7 @@ def main(data_set: DataSet, arguments: list[str] | None = None) -> int:
                 if source.unpack and not _unpacked(folder, source):
                     unpack(path, folder / source.unpack)
                     write_json(folder / RECORD, (known := read_json(folder / RECORD) if (folder / RECORD).is_file() else {}) | {source.file: known.get(source.file, {}) | {"unpacked": True}})
+            if data_set.settle: data_set.settle(folder)
         problems = list(data_set.check(folder))
         for problem in problems: print(problem)
         if problems: print(f"{data_set.name} in {folder}: {len(problems)} missing or odd.\n\n{data_set.by_hand}", file=sys.stderr); return 1

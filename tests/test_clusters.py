@@ -1,5 +1,5 @@
 """The same run on clusters: profiles that Snakemake takes, and jobs that go through a scheduler's commands, played by this machine."""
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,19 @@ def test_snakemake_takes_the_profile_and_plans_every_notebook(tmp_path, profile)
     assert all(f"{tmp_path}/reports/smoke/{name}.ipynb" in planned.stdout + planned.stderr for name in sections) and len(sections) > 50
 
 
+def asked(planned: str) -> dict[str, dict[str, str]]:
+    "What each rule of a plan asks for."
+    blocks = re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", planned, re.MULTILINE | re.DOTALL)
+    return {name: dict(one.strip().split("=") for line in re.findall(r"resources: (.*)", block) for one in line.split(",")) for name, block in blocks}
+
+
 @pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_profiles_speak_of_rules_that_exist(profile):
-    rules = {line.split()[1].rstrip(":") for line in (ROOT / "Snakefile").read_text().splitlines() if line.strip().startswith("rule ")}
-    assert set(yaml.safe_load((ROOT / f"profiles/{profile}/config.yaml").read_text())["set-resources"]) <= rules
+def test_what_trains_asks_for_a_gpu_at_the_scale_of_the_papers(tmp_path, profile):
+    planned = snakemake("--profile", f"profiles/{profile}", "--dry-run", "--config", "scale=paper", f"data={tmp_path}", f"reports={tmp_path}/reports", f"artifacts={tmp_path}/artifacts")
+    assert planned.returncode == 0, planned.stderr[-2000:]
+    found = asked(planned.stdout + planned.stderr)
+    assert len(found) > 50 and all(found[name]["gpu"] == "1" and int(found[name]["mem_mb"]) >= 64000 for name in ("cgvs_captioner", "ebr_frames", "aoa_captioners"))
+    assert found["ebr_figure3"].get("gpu", "0") == "0" and found["ebr_figure3"]["mem_mb"] == "16000"
 
 
 def whole(folder): return all("execution_count" in path.read_text() for path in map(Path, wanted(folder)))
@@ -41,7 +50,7 @@ def test_any_scheduler_by_its_submit_command(tmp_path):
 
 
 KUBECTL = """#!{python}
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 folder = Path({folder!r})
 if sys.argv[1] == "create":

@@ -1,9 +1,12 @@
 """The scripts that fetch the official data, against a server on this machine that breaks off, sends wrong bytes, and malicious archives."""
-import hashlib, importlib, io, json, os, socket, stat, subprocess, sys, tarfile, threading, zipfile
+import hashlib, importlib, io, json, os, pickle, socket, stat, subprocess, sys, tarfile, threading, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "data_scripts"))
@@ -212,7 +215,7 @@ def test_from_nothing_to_whole_and_again(server, tmp_path, capsys, monkeypatch):
     assert wrong.value.code == 2
 
 
-SCRIPTS = ("flickr30k", "flickr30k_entities", "coco", "msvd", "msrvtt", "ucf101", "thumos14")
+SCRIPTS = ("flickr30k", "flickr30k_entities", "coco", "msvd", "msrvtt", "ucf101", "thumos14", "weights")
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_says_what_to_do_and_what_is_missing(tmp_path, name, capsys):
@@ -239,3 +242,28 @@ def test_real_annotations_are_whole(shared_data):
     import flickr30k_entities, thumos14
     assert list(flickr30k_entities.check(shared_data / "flickr30k_entities")) == []
     assert all("mp4: missing" in problem for problem in thumos14.check(shared_data / "thumos14"))
+
+
+SQUEEZE = {"squeezenet1_1": "squeezenet1_1-00000000.pth"}
+
+def test_weights_are_kept_as_they_were_published(tmp_path):
+    import weights
+    network = torchvision.models.squeezenet1_1()
+    torch.save(network.state_dict(), tmp_path / SQUEEZE["squeezenet1_1"])
+    weights.convert(tmp_path, SQUEEZE)
+    assert list(weights.check(tmp_path, SQUEEZE)) == []
+    found = load_file(weights.kept(tmp_path, "squeezenet1_1"))
+    assert found.keys() == network.state_dict().keys() and all(torch.equal(found[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [b"", b"words", pickle.dumps(os.getcwd, 2)], ids=["empty", "words", "code"])
+def test_what_are_no_weights(tmp_path, content):
+    import weights
+    (tmp_path / SQUEEZE["squeezenet1_1"]).write_bytes(content)
+    refused(lambda: weights.convert(tmp_path, SQUEEZE), "holds no weights", "Delete it")
+    assert not weights.kept(tmp_path, "squeezenet1_1").exists() and len(list(weights.check(tmp_path, SQUEEZE))) == 1
+
+
+def test_a_published_digest_may_be_its_beginning(server, tmp_path):
+    assert fetch(server.source(digest=sha(server.content)[:15]), tmp_path).is_file()
+    refused(lambda: fetch(server.source(digest="sha256:00000000"), tmp_path / "other"), "00000000")

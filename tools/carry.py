@@ -5,6 +5,7 @@ Each notebook gets the outputs of the first scale named that runs it. Its code m
 import base64, shutil, sys
 from pathlib import Path
 
+import quick
 import nbformat
 
 MOST = 150_000  # bytes of a picture

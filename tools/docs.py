@@ -5,8 +5,8 @@ Pages of papers show the outputs of that run where it has them, else those that 
 import importlib, re, shutil, sys, warnings
 from pathlib import Path
 
-sys.modules["rfc3987_syntax"] = None    # see execute.py
 warnings.filterwarnings("ignore")
+import quick
 import nbformat
 from nbdev.showdoc import BasicMarkdownRenderer, show_doc
 from sphinx.cmd.build import main as sphinx

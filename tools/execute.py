@@ -7,7 +7,7 @@ import os, platform, resource, subprocess, sys, time, warnings
 from pathlib import Path
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
-sys.modules["rfc3987_syntax"] = None    # a grammar of addresses, which jsonschema would build for two seconds; no notebook has one to check
+import quick
 import nbformat, papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -48,6 +48,7 @@ def main(section, scale, data, artifacts, reports, *inputs):
     working = wanted.with_name(f".{wanted.name}.{os.getpid()}.ipynb")
     start, note = time.monotonic(), working.with_suffix(".note.json")
     os.environ["CGSALIENCY_NOTE"] = str(note.resolve())
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")      # threads that wait leave their core to the notebook beside this one
     try:
         papermill.execute_notebook(f"nbs/papers/{section}.ipynb", working, {"scale": scale, "data": data, "artifacts": artifacts, "reports": reports},
                                    cwd=".", kernel_name="python3", shutdown_kernel="immediate", progress_bar={"desc": section, "leave": False, "disable": not sys.stderr.isatty()})

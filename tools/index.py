@@ -2,7 +2,7 @@
 import csv, html, sys
 from pathlib import Path
 
-sys.modules["rfc3987_syntax"] = None    # see execute.py
+import quick
 import nbformat
 
 from cgsaliency.core.artefacts import written_whole

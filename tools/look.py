@@ -3,6 +3,7 @@
 Where no Chromium is installed, the links alone are looked at, and that is said.
 """
 import os, shutil, sys, threading
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,39 +37,42 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_): pass
 
 
-def looked(html, browser):
-    "What is wrong with the pages as a browser shows them."
+@contextmanager
+def served(html):
+    "The address of the pages on this machine."
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        for width in (PHONE, DESK):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            heard = []
-            page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: heard.append(str(error)))
-            page.on("requestfailed", lambda request: heard.append(f"{request.url} failed"))
-            for path in sorted(path for path in html.rglob("*.html") if "_static" not in path.parts):
-                heard.clear()
-                name = path.relative_to(html).as_posix()
-                page.goto(f"http://127.0.0.1:{server.server_port}/{name}", wait_until="load")
-                for what in heard: yield f"{name} at {width}: {what}"
-                wide = page.evaluate("document.scrollingElement.scrollWidth")
-                if wide > width + 1: yield f"{name} at {width}: is {wide} pixels wide"
-                unseen = page.evaluate("() => Promise.all([...document.images].map(async image => { image.loading = 'eager'; try { await image.decode() } catch { return image.src } return image.naturalWidth ? null : image.src }))")
-                for source in filter(None, unseen): yield f"{name} at {width}: the picture {source.rpartition('/')[2]} does not show"
-            page.close()
+    try: yield f"http://127.0.0.1:{server.server_port}"
     finally: server.shutdown()
 
 
-def searched(html, browser):
+def looked(html, browser, address):
+    "What is wrong with the pages as a browser shows them."
+    for width in (PHONE, DESK):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        heard = []
+        page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("requestfailed", lambda request: heard.append(f"{request.url} failed"))
+        for path in sorted(path for path in html.rglob("*.html") if "_static" not in path.parts):
+            heard.clear()
+            name = path.relative_to(html).as_posix()
+            page.goto(f"{address}/{name}", wait_until="load")
+            for what in heard: yield f"{name} at {width}: {what}"
+            wide = page.evaluate("document.scrollingElement.scrollWidth")
+            if wide > width + 1: yield f"{name} at {width}: is {wide} pixels wide"
+            unseen = page.evaluate("() => Promise.all([...document.images].map(async image => { image.loading = 'eager'; try { await image.decode() } catch { return image.src } return image.naturalWidth ? null : image.src }))")
+            for source in filter(None, unseen): yield f"{name} at {width}: the picture {source.rpartition('/')[2]} does not show"
+        page.close()
+
+
+def searched(browser, address):
     "What is wrong with the search."
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.new_page()
-    page.goto(f"http://127.0.0.1:{server.server_port}/search.html?q=pointing")
+    page.goto(f"{address}/search.html?q=pointing")
     try: page.wait_for_selector("#search-results li a", timeout=15000)
     except Exception: yield "search.html: finds nothing about 'pointing'"
-    finally: page.close(); server.shutdown()
+    finally: page.close()
 
 
 def main(folder):
@@ -78,9 +82,9 @@ def main(folder):
     if where is None: print("no Chromium is installed (Debian: apt install chromium, or CHROMIUM=/where/it/is): links were looked at, pages were not")
     else:
         from playwright.sync_api import sync_playwright
-        with sync_playwright() as started:
+        with sync_playwright() as started, served(html) as address:
             browser = started.chromium.launch(executable_path=where, args=FLAGS)
-            found += [*looked(html, browser), *searched(html, browser)]
+            found += [*looked(html, browser, address), *searched(browser, address)]
             browser.close()
     for one in found: print(one)
     print(f"{len(list(html.rglob('*.html')))} pages, {len(found)} faults")

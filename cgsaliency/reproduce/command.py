@@ -6,7 +6,7 @@
 __all__ = ['main']
 
 # %% ../../nbs/reproduce/command.ipynb #0dd51903
-import argparse, sys
+import argparse, sys, time
 from pathlib import Path
 from typing import Sequence
 
@@ -15,9 +15,11 @@ from .status import status, told
 
 # %% ../../nbs/reproduce/command.ipynb #b7a1d6cf
 def _status(given: argparse.Namespace) -> int:
-    found = status(Path.cwd(), given.scale, given.data, given.reports, given.artifacts)
-    print(found.to_json(orient="records", indent=1) if given.json else told(found, given.cores))
-    return 0
+    while True:
+        found = status(Path.cwd(), given.scale, given.data, given.reports, given.artifacts)
+        print(found.to_json(orient="records", indent=1) if given.json else told(found, given.cores, short=bool(given.watch)), flush=True)
+        if not given.watch or (found.state == "whole").all(): return 0
+        time.sleep(given.watch)
 
 def main(
     arguments: Sequence[str] | None = None,   # those of the shell by default
@@ -26,10 +28,11 @@ def main(
     parser = argparse.ArgumentParser("cgsaliency", description="Where a captioning or action network looked: the companion to three papers.")
     commands = parser.add_subparsers(required=True, metavar="command")
     one = commands.add_parser("status", help="what of a run is there, what is stale and why, what is missing", formatter_class=argparse.RawDescriptionHelpFormatter,
-                              epilog="examples:\n  cgsaliency status\n  cgsaliency status --scale sample --data ../data\n  cgsaliency status --json")
+                              epilog="examples:\n  cgsaliency status\n  cgsaliency status --scale sample --data ../data\n  cgsaliency status --watch\n  cgsaliency status --json")
     for name, default, says in (("scale", "toybox", "smoke, toybox, sample or paper"), ("data", "", "folder of the data sets, for scales that draw none"), ("reports", "reports", "folder of the reports"), ("artifacts", "artifacts", "folder of data, features and models")):
         one.add_argument(f"--{name}", default=default, help=f"{says} ({default or 'none'} by default)")
     one.add_argument("--cores", type=int, default=2, help="for the estimate (2 by default)")
+    one.add_argument("--watch", type=float, nargs="?", const=60.0, default=0.0, metavar="SECONDS", help="say it again each minute, or so many seconds, until all is whole: what is at work, in which cell, and how long the rest takes")
     one.add_argument("--json", action="store_true", help="for scripts: a list of objects")
     one.set_defaults(run=_status)
     given = parser.parse_args(arguments)

@@ -21,7 +21,8 @@ WHYS = {"updated input files": "changed since: {inputs}", "set of input files ch
 def read_summary(
     text: str,    # of `snakemake --detailed-summary`
     root: Path,   # the project's folder
-) -> pd.DataFrame:   # notebook, state ('whole', 'stale', 'waits' or 'missing'), why
+    reports: str = "reports/toybox",   # folder of the scale's reports
+) -> pd.DataFrame:   # notebook, page, state ('whole', 'stale', 'waits' or 'missing'), why
     "One line for each notebook, in the order of the summary; one that waits is whole itself, but reads what is not. Raises BadInput for a text that is no summary."
     try: files = pd.read_csv(io.StringIO(text), sep="\t", dtype=str, keep_default_na=False)[["output_file", "rule", "input-file(s)", "status", "plan"]]
     except (ValueError, KeyError) as error: raise BadInput("summary", f"is not one of Snakemake ({error})", "Install what requirements.lock names") from None
@@ -34,10 +35,9 @@ def read_summary(
         elif len(changed): state, why = "stale", WHYS[changed.status.iloc[0]].format(inputs=", ".join(_newer(root, changed.output_file.iloc[0], changed["input-file(s)"].iloc[0])[:3]))
         elif (own.plan == "update pending").any(): state, why = "waits", "it reads what will be made anew"
         else: state, why = "whole", ""
-        lines.append({"notebook": _section(page), "page": page, "state": state, "why": why})
+        lines.append({"notebook": Path(page).relative_to(reports).with_suffix("").as_posix(), "page": page, "state": state, "why": why})
     return pd.DataFrame(lines, columns=["notebook", "page", "state", "why"])
 
-def _section(page: str) -> str: return "/".join(Path(page).with_suffix("").parts[2:])   # below reports/<scale>
 def _newer(root: Path, output: str, inputs: str) -> list[str]:
     when = (root / output).stat().st_mtime if (root / output).exists() else 0
     return [name for name in inputs.split(",") if (root / name).exists() and (root / name).stat().st_mtime > when] or ["an input"]
@@ -46,10 +46,11 @@ def _newer(root: Path, output: str, inputs: str) -> list[str]:
 def at_work(
     root: Path,
     scale: str,
-    page: str,      # reports/<scale>/<section>.ipynb
+    notebook: str,  # its section, as 'cgvs/table1'
+    page: str,      # what it leaves: reports/<scale>/<section>.ipynb
 ) -> tuple[int, int] | None:
     "The cell at work and how many there are; None where the notebook does not run."
-    lock = Path(root) / ".make/jobs" / f"{scale}.{_section(page).replace('/', '.')}.lock"
+    lock = Path(root) / ".make/jobs" / f"{scale}.{notebook.replace('/', '.')}.lock"
     if not lock.is_file() or not _held(lock): return None
     for part in sorted((Path(root) / page).parent.glob(f".{Path(page).stem}.*.ipynb")):
         try: cells = json.loads(part.read_text(encoding="utf-8"))["cells"]
@@ -67,7 +68,8 @@ def _held(lock: Path) -> bool:
 def seconds_of(
     root: Path,
     scale: str,
-    page: str,      # reports/<scale>/<section>.ipynb
+    notebook: str,  # its section, as 'cgvs/table1'
+    page: str,      # what it leaves: reports/<scale>/<section>.ipynb
 ) -> float | None:
     "What the notebook's last run took here, or on the machine of the benchmarks; None where nobody knows."
     own = (Path(root) / page).with_suffix(".run.json")
@@ -75,7 +77,7 @@ def seconds_of(
     known = Path(root) / "benchmarks/results/notebooks.csv"
     if not known.is_file(): return None
     rows = pd.read_csv(known)
-    rows = rows[rows.name == f"{scale}: {_section(page)}"]
+    rows = rows[rows.name == f"{scale}: {notebook}"]
     return float(rows.value.iloc[0]) if len(rows) else None
 
 # %% ../../nbs/reproduce/status.ipynb #c9d31351
@@ -92,21 +94,23 @@ def status(
     call = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--detailed-summary", "--config", f"scale={scale}", f"reports={reports}", f"artifacts={artifacts}", *([f"data={data}"] if data else [])]
     told = subprocess.run(call, cwd=root, capture_output=True, text=True)
     if told.returncode: raise BadInput(f"scale {scale}", " ".join(told.stderr.split())[-300:] or "is refused by Snakemake", "Choose another scale, or give the folder of its data")
-    found = read_summary(told.stdout, root)
-    for place, page in enumerate(found.page):
-        failed, cell = (root / page).with_suffix(".failed.ipynb"), at_work(root, scale, page)
+    found = read_summary(told.stdout, root, f"{reports}/{scale}")
+    for place, (notebook, page) in enumerate(zip(found.notebook, found.page)):
+        failed, cell = (root / page).with_suffix(".failed.ipynb"), at_work(root, scale, notebook, page)
         if cell: found.loc[place, ["state", "why"]] = "at work", f"cell {cell[0]} of {cell[1]}"
         elif failed.is_file(): found.loc[place, ["state", "why"]] = "failed", f"see {failed.relative_to(root)}"
-    found["seconds"] = [seconds_of(root, scale, page) for page in found.page]
+    found["seconds"] = [seconds_of(root, scale, notebook, page) for notebook, page in zip(found.notebook, found.page)]
     return found.drop(columns="page")
 
 def told(
     found: pd.DataFrame,   # of `status`
     cores: int = 2,
+    short: bool = False,   # whether of the rest only what is at work or failed is named
 ) -> str:
     "The lines that a person reads: what is not whole, how many are, and how long the rest takes."
     rest = found[found.state != "whole"]
-    lines = [f"{row.state:8s} {row.notebook:18s} {row.why}" for row in rest.itertuples()]
+    named = rest[rest.state.isin(["at work", "failed"])] if short else rest
+    lines = [f"{row.state:8s} {row.notebook:18s} {row.why}" for row in named.itertuples()]
     lines.append(f"{len(found) - len(rest)} of {len(found)} notebooks are whole")
     known = rest.seconds.dropna()
     if len(known): lines[-1] += f"; the rest takes about {max(known.sum() / cores, known.max()) / 60:.0f} minutes on {cores} cores" + (f", and {len(rest) - len(known)} more whose time is not known" if len(known) < len(rest) else "")
