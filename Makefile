@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce test check pytest nbtest smoke readme notebooks graph docs papers lock clean
+.PHONY: help setup installed hooks reproduce reproducing test check pytest nbtest smoke readme notebooks graph docs papers lock clean
 
 SCALE ?= toybox
 DATA ?=
@@ -63,8 +63,14 @@ hooks:  ## let git check commits and merge notebooks cell by cell (part of the s
 
 # Snakemake's own lock outlives a killed run; tools/alone.py's does not. A second run waits for the first.
 reproduce: setup  ## every table and figure, into reports/<scale>; goes on where a stopped run was
-	@$(ALONE) .make/reproduce-$(SCALE).lock $(BIN)/python -m snakemake $(if $(PROFILE),--profile profiles/$(PROFILE),--cores $(CORES)) --nolock --rerun-incomplete --quiet host reason $(ARGS) \
-	  --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
+	@$(ALONE) .make/reproduce-$(SCALE).lock $(MAKE) --no-print-directory -s reproducing
+
+SNAKEMAKE = $(BIN)/python -m snakemake --nolock --rerun-incomplete --quiet host reason
+CHOSEN = --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
+
+reproducing:
+	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) --cores $(CORES) first $(CHOSEN))
+	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE),--cores $(CORES)) $(ARGS) $(CHOSEN)
 
 test: setup  ## everything that has to hold: the four targets below
 	$(call step,notebooks package and README agree,$(MAKE) --no-print-directory -s check)

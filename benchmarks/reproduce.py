@@ -33,7 +33,7 @@ if __name__ == "__main__":
     process = psutil.Process(running.pid)
     while running.poll() is None:
         peak = max(peak, memory_of(process))
-        time.sleep(3)      # looking through gigabytes takes its time too
+        time.sleep(10)     # looking through gigabytes takes its time too
     if running.returncode: sys.exit(running.returncode)
     took, where = round(time.monotonic() - start), f"{platform.machine()} CPU, {os.cpu_count()} cores"
     reports = ROOT / "reports" / given.scale
@@ -44,5 +44,7 @@ if __name__ == "__main__":
         (f"{given.scale}: make reproduce from nothing, after the installation", took, "s", ""),
         (f"{given.scale}: until the first table stands ({first.relative_to(reports).with_suffix('')})", round(tables[first]), "s", ""),
         (f"{given.scale}: largest memory of all processes", round(peak / 2 ** 30, 2), "GiB", ""),
+        (f"{given.scale}: disk of reports and artifacts", round(sum(path.stat().st_size for folder in (reports, ROOT / "artifacts" / given.scale) for path in folder.rglob("*") if path.is_file()) / 2 ** 30, 2), "GiB", ""),
+        *((f"{given.scale}: largest memory of a notebook of {paper}", max((run["memory_gib"] for name, run in runs.items() if name.startswith(f"{paper}/")), default=0.0), "GiB", "") for paper in ("cgvs", "ebr", "aoa")),
         *((f"{given.scale}: all notebooks of {paper}, one after the other", round(sum(run["seconds"] for name, run in runs.items() if name.startswith(f"{paper}/"))), "s", "") for paper in ("cgvs", "ebr", "aoa"))], prefix=f"{given.scale}:")
     write_rows(ROOT / "benchmarks/results/notebooks.csv", where, [(f"{given.scale}: {name}", run["seconds"], "s", "") for name, run in runs.items()], prefix=f"{given.scale}:")

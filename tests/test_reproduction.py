@@ -41,7 +41,7 @@ def test_the_smallest_scale_runs_every_notebook():
 def test_scales_differ_in_values_alone(scale):
     "A setting that one scale lacks stops its notebook; so all have the settings of the smallest, or give weights instead of a training."
     smallest, own = (yaml.safe_load((PAPERS / f"scales/{name}.yaml").read_text()) for name in ("smoke", scale))
-    trained, machine = {"window", "min_count", "weights"}, {"threads", "cores"}
+    trained, machine = {"window", "min_count", "weights"}, {"threads", "cores", "processes"}
     for section in own.keys() - {"all"}:
         assert own[section].keys() - machine - trained == smallest[section].keys() - machine - trained, section
         assert not ((own[section].keys() ^ smallest[section].keys()) & trained) or own[section]["training"] is None or section == "ebr/frames", section

@@ -1,7 +1,7 @@
 """Run a paper notebook with papermill: `execute.py SECTION SCALE_FILE DATA ARTIFACTS REPORTS [INPUT ...]`.
 
 Leaves REPORTS/<section>.ipynb and .html, whole and without time stamps, and <section>.run.json, which says what made them and what it took (beside the models, too, where the notebook trains some);
-where a cell fails, the notebook up to there as <section>.failed.ipynb.
+where a cell fails, the notebook up to there as <section>.failed.ipynb. Where `accelerate launch` starts several, each runs the notebook, with a share of the work, and the first one leaves all this.
 """
 import os, platform, resource, subprocess, sys, time, warnings
 from pathlib import Path
@@ -59,6 +59,7 @@ def main(section, scale, data, artifacts, reports, *inputs):
         executed = nbformat.read(working, 4) if working.exists() else None
         noted = read_json(note) if note.exists() else {}
         for path in (working, note): path.unlink(missing_ok=True)
+    if int(os.environ.get("RANK", 0)) > 0: return
     took = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in executed.cells]
     notebook = tidied(executed)
     exporter = HTMLExporter(mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True)

@@ -13,10 +13,10 @@ from typing import Callable, Iterable
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, Peak, peak
+from ..core.processes import gathered, shared
 from ..core.records import Record
 from .intervals import Interval, macro_interval, mean_interval
 from .when import frame_numbers
@@ -62,7 +62,7 @@ def actor_rows(
 ) -> pd.DataFrame:            # record, class, frame, x, y (NaN without a peak), distance (pixels to the nearest box, infinity without a peak)
     "One row for each explained frame with a box of the class (ebr, section 5.1). Raises BadInput where there is none."
     rows = []
-    for record in tqdm(list(records), desc="actors", disable=not progress):
+    for record in shared(records, "actors", progress):
         for name in dict.fromkeys(action.name for action in record.actions):
             boxes = actor_boxes(record, name)
             explanation = explain(record, name) if boxes else None
@@ -74,6 +74,7 @@ def actor_rows(
                 x, y = (peaks[frame].x, peaks[frame].y) if peaks[frame] else (nan, nan)
                 distance = float(box_distance(torch.tensor([x, y], dtype=torch.float64), boxes[frame])) if peaks[frame] else inf
                 rows.append({"record": record.id, "class": name, "frame": frame, "x": x, "y": y, "distance": distance})
+    rows = gathered(rows)
     if not rows: raise BadInput("pointing at actors", "no frame was judged", "Check that the records' actions have boxes, in frames that are explained")
     return pd.DataFrame(rows)
 

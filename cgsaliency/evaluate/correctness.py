@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, distribution, merged
+from ..core.processes import gathered, shared
 from ..core.records import Phrase, Record, Sentence
 from .pointing import categories_of
 
@@ -62,7 +62,7 @@ def correctness_rows(
     "One row for each phrase with boxes, without those whose mask is nothing or everything (Liu et al. 2017). Raises BadInput where none is left."
     if words not in ("sum", "max"): raise BadInput("words", f"there is no '{words}'", "Choose 'sum' or 'max'")
     rows = []
-    for record in tqdm(list(records), desc="correctness", disable=not progress):
+    for record in shared(records, "correctness", progress):
         for number, sentence in enumerate(record.sentences):
             asked = [phrase for phrase in sentence.phrases if phrase.chain != "0" and phrase.boxes and not (phrase.scene or phrase.no_box)]
             if not asked: continue
@@ -73,7 +73,7 @@ def correctness_rows(
                 masses = [float(resized(shares(one).saliency[0, 0])[mask].sum()) for one in candidates]
                 rows.append({"record": record.id, "sentence": number, "start": phrase.start, "stop": phrase.stop, "phrase": " ".join(sentence.words_of(phrase)), "chain": phrase.chain,
                              "categories": "/".join(categories_of(phrase)), "mass": max(masses), "uniform": float(mask.double().mean())})
-    rows = [row for row in rows if 0 < row["mass"] < 1 and 0 < row["uniform"] < 1]
+    rows = [row for row in gathered(rows) if 0 < row["mass"] < 1 and 0 < row["uniform"] < 1]
     if not rows: raise BadInput("attention correctness", "no phrase was judged", "Check that the records have phrases with boxes")
     return pd.DataFrame(rows)
 

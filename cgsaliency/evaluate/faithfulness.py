@@ -14,13 +14,13 @@ from typing import Callable, Iterable, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.artefacts import digest
 from ..core.contracts import Captioner, Descriptors, at_rest
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, in_pixels, merged
 from ..core.geometry import Grid, View
+from ..core.processes import gathered, shared
 from ..core.records import Record
 from .pointing import Reading, categories_of, questions_of
 from ..explain.cgvs import evidence_of, word_loss
@@ -239,7 +239,7 @@ def faithfulness_rows(
 ) -> pd.DataFrame:            # record, sentence, start, stop, phrase, chain, categories ('a/b'), method, deletion, insertion, whole, nothing (areas and probabilities in [0, 1])
     "One row for each judged phrase and method: both areas, and the probability with everything and with nothing (Petsiuk et al. 2018). Raises BadInput where no phrase is left, and as `region_values` and `curves`."
     rows = []
-    for record in tqdm(list(records), desc="faithfulness", disable=not progress):
+    for record in shared(records, "faithfulness", progress):
         questions = list(questions_of(record, reading))
         for number in sorted({question.sentence for question in questions}):
             asking = ask(record, number)
@@ -256,5 +256,6 @@ def faithfulness_rows(
                 deletion, insertion = found.areas
                 rows.append({"record": record.id, "sentence": number, "start": question.phrase.start, "stop": question.phrase.stop, "phrase": question.words, "chain": question.phrase.chain,
                              "categories": "/".join(categories_of(question.phrase, reading)), "method": method, "deletion": deletion, "insertion": insertion, "whole": float(found.deletion[0]), "nothing": float(found.deletion[-1])})
+    rows = gathered(rows)
     if not rows: raise BadInput("faithfulness", "no phrase was judged", "Check that there are explainers, and that the records have phrases with boxes and words that the captioner knows")
     return pd.DataFrame(rows)

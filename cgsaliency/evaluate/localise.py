@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.errors import BadInput
+from ..core.processes import gathered, shared
 from ..core.records import Action, Record
 from .intervals import Interval, draws, interval_of
 
@@ -82,11 +82,12 @@ def localised_rows(
 ) -> pd.DataFrame:            # record, class, start, stop (seconds, of the answer), iou
     "One row for each action that is not ambiguous, with its answer's overlap (ebr, table 2). Raises BadInput for an action without an end, and where there is none."
     rows = []
-    for record in tqdm(list(records), desc="localising", disable=not progress):
+    for record in shared(records, "localising", progress):
         for action in (action for action in record.actions if not action.ambiguous):
             if not isfinite(action.stop): raise BadInput(record.id, f"{action.name} has no end", "Give its end in seconds")
             start, stop = localise(record, action)
             rows.append({"record": record.id, "class": action.name, "start": start, "stop": stop, "iou": float(interval_iou((start, stop), (action.start, action.stop)))})
+    rows = gathered(rows)
     if not rows: raise BadInput("localisation", "no action was judged", "Check that the records have actions that are not ambiguous")
     return pd.DataFrame(rows)
 
@@ -243,13 +244,14 @@ def temporal_pointing_rows(
 ) -> pd.DataFrame:            # record, class, clips ('0/1', from 0), hit, random (in [0, 1])
     "One row for each unit of the reading (ebr, table 3). Raises BadInput where there is none."
     rows = []
-    for record in tqdm(list(records), desc="pointing in time", disable=not progress):
+    for record in shared(records, "pointing in time", progress):
         for name in dict.fromkeys(action.name for action in record.actions if not action.ambiguous):
             clips = explain(record, name)
             peaks = [None if _curve(scores).amax() == scores.amin() else int(scores.argmax()) for _, scores in clips]
             for found in units_in_time(record, name, [times for times, _ in clips], reading):
                 hit = any(peaks[k] is not None and bool(mask[peaks[k]]) for k, mask in found.items())
                 rows.append({"record": record.id, "class": name, "clips": "/".join(map(str, found)), "hit": hit, "random": 1 - float(np.prod([1 - mask.mean() for mask in found.values()]))})
+    rows = gathered(rows)
     if not rows: raise BadInput("pointing in time", "nothing was judged", "Check that the clips show some of the records' actions")
     return pd.DataFrame(rows)
 

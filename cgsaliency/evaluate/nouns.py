@@ -13,11 +13,11 @@ from typing import Callable, Iterable, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, distribution
 from ..core.geometry import Grid, View
+from ..core.processes import gathered, shared
 from ..core.records import Phrase, Record
 from .correctness import SIDE
 from .pointing import categories_of
@@ -109,7 +109,7 @@ def noun_rows(
 ) -> pd.DataFrame:                # record, sentence, position, word, chain, categories ('a/b'), mass, uniform
     "One row for each run of matches of a noun with an entity: the share of its map in the entity's boxes. Raises BadInput where there is none (aoa, table 3)."
     rows = []
-    for record in tqdm(list(records), desc="nouns", disable=not progress):
+    for record in shared(records, "nouns", progress):
         view = crop(record)
         even = torch.full((view.input_height, view.input_width), 1 / (view.input_height * view.input_width), dtype=torch.float64)
         for number in range(len(record.sentences) if all_sentences else 1):
@@ -126,6 +126,7 @@ def noun_rows(
                 if not runs or runs[-1]["chain"] != phrase.chain: runs.append(row)
                 elif row["mass"] > runs[-1]["mass"]: runs[-1] = row
             rows += runs
+    rows = gathered(rows)
     if not rows: raise BadInput("attention correctness of nouns", "no noun was judged", "Check that the sentences have nouns that occur in phrases with boxes")
     return pd.DataFrame(rows)
 

@@ -13,11 +13,11 @@ from typing import Callable, Iterable, Iterator
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, merged, peak
 from ..core.geometry import in_any_box, union_area
+from ..core.processes import gathered, shared
 from ..core.records import Phrase, Record
 from .intervals import Interval, mean_interval
 
@@ -107,7 +107,7 @@ def pointing_rows(
 ) -> pd.DataFrame:            # record, sentence, start, stop, phrase, chain, categories ('a/b'), x, y (NaN without a peak), hit
     "One row for each judged phrase with the point and whether it hit (cgvs, section 4.2)."
     rows = []
-    for record in tqdm(list(records), desc="pointing", disable=not progress):
+    for record in shared(records, "pointing", progress):
         questions = list(questions_of(record, reading))
         explanations = {number: explain(record, number) for number in sorted({question.sentence for question in questions})}
         for question in questions:
@@ -116,6 +116,7 @@ def pointing_rows(
             hit = point is not None and bool(in_any_box(torch.tensor([point.x, point.y], dtype=torch.float64), question.boxes))
             rows.append({"record": record.id, "sentence": question.sentence, "start": question.phrase.start, "stop": question.phrase.stop, "phrase": question.words, "chain": question.phrase.chain,
                          "categories": "/".join(categories_of(question.phrase, reading)), "x": point.x if point else float("nan"), "y": point.y if point else float("nan"), "hit": hit})
+    rows = gathered(rows)
     if not rows: raise BadInput("pointing game", "no phrase was judged", "Check that the records have phrases with boxes")
     return pd.DataFrame(rows)
 

@@ -11,11 +11,11 @@ from typing import Callable, Iterable
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, merged, peak
 from ..core.geometry import in_any_box
+from ..core.processes import gathered, shared
 from ..core.records import Phrase, Record
 
 # %% ../../nbs/evaluate/when.ipynb #b4e75195
@@ -44,7 +44,7 @@ def temporal_rows(
 ) -> pd.DataFrame:            # record, sentence, start, stop, phrase, chain, categories ('a/b'), frame, hit, chance (in [0, 1]), inside (hit and in the box; always False with one cell a frame)
     "One row for each phrase that is true in some of the explained frames and not in all. Raises BadInput where there is none."
     rows = []
-    for record in tqdm(list(records), desc="when", disable=not progress):
+    for record in shared(records, "when", progress):
         film = stamps(record)
         for number, sentence in enumerate(record.sentences):
             asked = [phrase for phrase in sentence.phrases if phrase.chain != "0" and phrase.frames]
@@ -58,5 +58,6 @@ def temporal_rows(
                 inside = explanation.grid.cells > 1 and found is not None and bool(in_any_box(torch.tensor([found.x, found.y]), torch.tensor(own).reshape(-1, 4)))
                 rows.append({"record": record.id, "sentence": number, "start": phrase.start, "stop": phrase.stop, "phrase": " ".join(sentence.words_of(phrase)), "chain": phrase.chain,
                              "categories": "/".join(phrase.categories), "frame": -1 if frame is None else frame, "hit": found is not None and visible[found.frame], "chance": sum(visible) / len(visible), "inside": inside})
+    rows = gathered(rows)
     if not rows: raise BadInput("pointing in time", "no phrase was judged", "Check that the records' phrases have frames, and that these are not all of the film")
     return pd.DataFrame(rows)

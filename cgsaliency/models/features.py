@@ -7,6 +7,7 @@ __all__ = ['CODEC', 'half_precision', 'open_array', 'FeatureStore']
 
 # %% ../../nbs/models/features.ipynb #08076d0c
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -20,6 +21,7 @@ from zarr.codecs import ZstdCodec
 
 from ..core.artefacts import digest, read_json, write_json
 from ..core.errors import BadInput
+from ..core.processes import rank_and_size, wait_for_all
 
 # %% ../../nbs/models/features.ipynb #e0c53874
 def half_precision(
@@ -114,15 +116,20 @@ class FeatureStore:
         describe: Callable[[list[str]], Tensor],  # from ids to features, B × shape
         progress: bool = True,                    # whether a progress bar is shown
     ) -> "FeatureStore":
-        "The store with every block written; only missing ones are extracted. Raises BadInput as `half_precision` does."
-        with self._lock:                          # of two processes that want the same features one extracts, the other waits
+        "The store with every block written; only missing ones are extracted, and processes that a launcher started share them. Raises BadInput as `half_precision` does."
+        rank, size = rank_and_size()
+        wait_for_all()                                       # all have opened the store, which takes the lock
+        with self._lock if rank == 0 else nullcontext():     # of two runs that want the same features one extracts, the other waits
+            wait_for_all()
             missing = np.flatnonzero(~self.done)
-            for k in tqdm(missing, desc="features", disable=not progress or not len(missing)):
+            wait_for_all()                                   # all have looked before the first writes
+            if len(missing): self._loaded = None
+            for k in tqdm(missing[missing % size == rank], desc="features", disable=not progress or not len(missing) or rank > 0):
                 names = self.names(k)
                 with torch.inference_mode(): values = half_precision(describe(names), names, self.shape)
                 self._array[k * self.block:k * self.block + len(names)] = values
                 self._marks[k] = True
-                self._loaded = None
+            wait_for_all()
         return self
 
     def in_memory(self) -> Tensor:

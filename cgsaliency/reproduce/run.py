@@ -14,6 +14,7 @@ import torch
 
 from ..core.artefacts import versions, write_json
 from ..core.errors import BadInput
+from ..core.processes import begin_together
 from ..core.run import best_device, read_scale, seed_everything
 
 # %% ../../nbs/reproduce/run.ipynb #5a418232
@@ -39,6 +40,7 @@ def begin(
     if root is None: raise BadInput(here, "lies in no project: no folder above holds settings.ini", "Start the notebook from the project's folder")
     os.chdir(root)
     settings = read_scale(Path(scale), section)
+    begin_together()
     seed_everything(settings.get("seed", 0))
     torch.set_num_threads(settings.get("threads", 2))
     if note := os.environ.get("CGSALIENCY_NOTE"): write_json(Path(note), {"settings": settings, "device": _named(best_device()), "versions": versions()})
