@@ -5,7 +5,7 @@ of words and regions, M = W · R, and of exp(M) with what each step weighs regio
 state hangs on it: that product is counted apart. Then one picture through VGG-16 and each kind of regions to a caption
 of 12 words, and its proposals apart. Memory is the most that this process had of its own, in a process for each measurement.
 """
-import multiprocessing
+import multiprocessing, statistics
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from cgsaliency.models.areas import Areas, areas_loss
 from cgsaliency.models.decode import greedy
 from cgsaliency.models.joint import Products
 from cgsaliency.models.looking import Looker
-from measure import main, seconds
+from measure import main, ratio, seconds, turns
 
 PICTURES, SENTENCES, LENGTH, REGIONS, WORDS, UNITS = 10, 5, 20, 196, 6325, 512
 KINDS = {"baseline": {"terms": (), "feedback": None}, "all terms, no feedback": {"feedback": None}, "conditional feedback": {"feedback": "conditional"}, "full model": {}}
@@ -102,9 +102,12 @@ def measured(device: torch.device, repeats: int):
     network = Looker(Vocabulary.of([VOCABULARY]), {"network": "vgg16"}, words=UNITS, hidden=UNITS).to(device).eval()
     def forward():
         with torch.inference_mode(): network.eyes.whole(network.eyes.map_of(network.eyes.lower(picture)))
-    alone, *each = seconds(device, repeats, forward, *(caption(kind) for kind in kinds.values()))
+    took = turns(device, 5 * repeats, forward, *(caption(kind) for kind in kinds.values()))     # the kinds differ by little
+    alone, *each = (statistics.median(times) for times in zip(*took))
     yield "VGG-16, one picture", alone, "s", ""
     for name, time in zip(kinds, each): yield f"one picture to a caption of 12 words: {name}", time / alone, "times", "VGG-16, one picture"
+    for part, value in zip(("", ", lower end", ", upper end"), ratio([(grid, transformers) for _, grid, transformers, _ in took])):
+        yield f"spatial transformers / activation grid, turn by turn{part}", value, "times", "the caption on the activation grid"
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     photograph = Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC)
     found, searched = seconds(torch.device("cpu"), max(repeats // 3, 1), lambda: edge_boxes(photograph, 50), lambda: selective_search(photograph, 50))

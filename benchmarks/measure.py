@@ -1,5 +1,5 @@
 """What the benchmarks share: the machine's name, the time of a call, and the tables in results/."""
-import argparse, csv, datetime, platform, statistics, time
+import argparse, csv, datetime, platform, random, statistics, time
 from pathlib import Path
 from typing import Callable, Iterable
 
@@ -14,8 +14,8 @@ def machine(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def seconds(device: torch.device, repeats: int, *works: Callable) -> list[float]:
-    "The median time of one call of each, after one that warms up; they take turns, so that what slows the machine slows all of them."
+def turns(device: torch.device, repeats: int, *works: Callable) -> list[list[float]]:
+    "The times of one call of each, turn by turn, after one that warms up: what slows the machine slows all of them."
     def once(work: Callable) -> float:
         if device.type == "cuda": torch.cuda.synchronize()
         start = time.perf_counter()
@@ -23,8 +23,19 @@ def seconds(device: torch.device, repeats: int, *works: Callable) -> list[float]
         if device.type == "cuda": torch.cuda.synchronize()
         return time.perf_counter() - start
     for work in works: once(work)
-    turns = [[once(work) for work in works] for _ in range(repeats)]
-    return [statistics.median(times) for times in zip(*turns)]
+    return [[once(work) for work in works] for _ in range(repeats)]
+
+
+def seconds(device: torch.device, repeats: int, *works: Callable) -> list[float]:
+    "The median time of one call of each; they take turns."
+    return [statistics.median(times) for times in zip(*turns(device, repeats, *works))]
+
+
+def ratio(pairs: list[tuple[float, float]], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    "The median ratio of the second to the first over the turns, and the 95% interval of that median, from turns drawn again."
+    ratios, draw = [second / first for first, second in pairs], random.Random(seed)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(draws))
+    return statistics.median(ratios), medians[draws // 40], medians[-draws // 40 - 1]
 
 
 def write_rows(out: Path, where: str, measured: Iterable[tuple[str, int | float, str, str]], prefix: str = "") -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torchvision.models import Inception_V3_Weights, VGG16_Weights
 
 from cgsaliency.core.artefacts import written_whole
 from cgsaliency.core.errors import BadInput
@@ -13,7 +14,8 @@ from fetching import DataSet, Source, main
 
 BY_HAND = """Everything can be downloaded (640 MB). The files are pickles, which are read as weights alone and kept as   DATA/weights/<network>_imagenet.safetensors   with the same numbers.
 cgvs' authors took Inception v3 from TensorFlow (inception-2015-12-05), which is another training of it; torchvision's is what this project reads."""
-FILES = {"inception_v3": "inception_v3_google-0cc3c7bd.pth", "vgg16": "vgg16-397923af.pth"}     # the file's name ends in the beginning of its SHA-256
+PUBLISHED = {"inception_v3": Inception_V3_Weights.IMAGENET1K_V1.url, "vgg16": VGG16_Weights.IMAGENET1K_V1.url}
+FILES = {network: url.rpartition("/")[2] for network, url in PUBLISHED.items()}     # a file's name ends in the beginning of its SHA-256
 
 
 def kept(folder: Path, network: str) -> Path: return folder / f"{network}_imagenet.safetensors"
@@ -39,5 +41,5 @@ def check(folder: Path, networks: dict[str, str] = FILES):
 
 
 WEIGHTS = DataSet("weights of ImageNet", "weights", BY_HAND, check, tuple(
-    Source(f"https://download.pytorch.org/models/{file}", file, f"sha256:{file.removesuffix('.pth').rpartition('-')[2]}", part=network) for network, file in FILES.items()), settle=convert)
+    Source(PUBLISHED[network], file, f"sha256:{file.removesuffix('.pth').rpartition('-')[2]}", part=network) for network, file in FILES.items()), settle=convert)
 if __name__ == "__main__": sys.exit(main(WEIGHTS))

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cgsaliency.core.artefacts import read_json
 from cgsaliency.core.run import SCALES, read_scale
+from cgsaliency.reproduce.status import status, told
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = ROOT / "nbs/papers"
@@ -63,3 +65,17 @@ def test_what_cannot_run_says_so_and_writes_nothing(config, says, tmp_path):
     ran = snakemake(tmp_path, **config)
     assert ran.returncode != 0 and says in ran.stdout + ran.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_status_of_a_run_that_is_not_there_and_of_a_notebook_that_is(tmp_path):
+    folders = {"reports": f"{tmp_path}/reports", "artifacts": f"{tmp_path}/artifacts"}
+    found = status(ROOT, "smoke", **folders)
+    assert set(found.state) == {"missing"} and len(found) > 50 and "0 of" in told(found)
+    page = f"{tmp_path}/reports/smoke/ebr/figure3.ipynb"
+    subprocess.run([sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", "--quiet", "all", page, "--config", "scale=smoke", *(f"{name}={folder}" for name, folder in folders.items())], cwd=ROOT, check=True, timeout=200)
+    found = status(ROOT, "smoke", **folders).set_index("notebook")
+    assert found.state["ebr/figure3"] == "whole" and found.seconds["ebr/figure3"] > 1 and (found.state.drop("ebr/figure3") == "missing").all()
+    record = read_json(Path(page).with_suffix(".run.json"))
+    assert record["device"] and record["versions"]["torch"] and record["memory_gib"] > 0.1 and len(record["code"]) == 64 and record["settings"]["seed"] == 0
+    Path(page).with_suffix(".pdf").unlink()
+    assert status(ROOT, "smoke", **folders).set_index("notebook").loc["ebr/figure3", ["state", "why"]].tolist() == ["missing", "figure3.pdf is not there"]

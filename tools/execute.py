@@ -48,7 +48,6 @@ def main(section, scale, data, artifacts, reports, *inputs):
     working = wanted.with_name(f".{wanted.name}.{os.getpid()}.ipynb")
     start, note = time.monotonic(), working.with_suffix(".note.json")
     os.environ["CGSALIENCY_NOTE"] = str(note.resolve())
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")      # threads that wait leave their core to the notebook beside this one
     try:
         papermill.execute_notebook(f"nbs/papers/{section}.ipynb", working, {"scale": scale, "data": data, "artifacts": artifacts, "reports": reports},
                                    cwd=".", kernel_name="python3", shutdown_kernel="immediate", progress_bar={"desc": section, "leave": False, "disable": not sys.stderr.isatty()})
