@@ -15,8 +15,9 @@ TOLD = (".run.json",)      # what says how long something took
 SETTLED = 5.0              # seconds after which Snakemake has noticed that a notebook is whole
 
 
-def started(scale, folder, log):
-    return subprocess.Popen(["make", "reproduce", f"SCALE={scale}", f"REPORTS={folder}/reports", f"ARTIFACTS={folder}/artifacts"], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+def started(scale, folder, log, sections=()):
+    wanted = [f"ARGS={' '.join(f'{folder}/reports/{scale}/{section}.ipynb' for section in sections)}"] if sections else []
+    return subprocess.Popen(["make", "reproduce", f"SCALE={scale}", f"REPORTS={folder}/reports", f"ARTIFACTS={folder}/artifacts", *wanted], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def kill(process, all_of_it):
@@ -49,13 +50,14 @@ if __name__ == "__main__":
     parser.add_argument("--scale", default="smoke")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--between", type=float, nargs=2, default=(10.0, 50.0), help="seconds from a start to the next kill")
+    parser.add_argument("--sections", nargs="*", default=[], help="notebooks to be made, with all that they read; all of the scale by default")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     draw, work = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="killed."))
     folder, kept, log = work / "run", work / "undisturbed", (work / "log").open("w")
     folder.mkdir()
     print(f"log: {log.name}", flush=True)
-    if started(given.scale, folder, log).wait(): sys.exit(f"the undisturbed run failed: {log.name}")
+    if started(given.scale, folder, log, given.sections).wait(): sys.exit(f"the undisturbed run failed: {log.name}")
     shutil.copytree(folder, kept)
     shutil.rmtree(folder); folder.mkdir()
 
@@ -68,14 +70,14 @@ if __name__ == "__main__":
         again.update(path for path, when in finished.items() if now.get(path) != when)
         finished.update({path: when for path, when in now.items() if when < time.time_ns() - settled * 1e9})
     if full:
-        code = started(given.scale, folder, log).wait()
+        code = started(given.scale, folder, log, given.sections).wait()
         print(f"full disk of {whole // 3} MiB: exit code {code}, {len(pages(folder, given.scale))} notebooks whole", flush=True)
         if not code: sys.exit("a run on a full disk claims to have succeeded")
         look(0)
         subprocess.run(["mount", "-o", "remount,size=4g", str(folder)], check=True)
     kills = 0
     while kills < given.kills:
-        process = started(given.scale, folder, log)
+        process = started(given.scale, folder, log, given.sections)
         try: process.wait(timeout=draw.uniform(*given.between))
         except subprocess.TimeoutExpired: pass
         else: break                                     # it came to its end before it could be killed
@@ -84,7 +86,7 @@ if __name__ == "__main__":
         kills += 1
         look(1e9)                                       # what was whole must still be
         print(f"kill {kills}: {len(pages(folder, given.scale))} notebooks whole", flush=True)
-    code = started(given.scale, folder, log).wait()
+    code = started(given.scale, folder, log, given.sections).wait()
     look(0)
     if code: sys.exit(f"the run after {kills} kills failed: {log.name}")
     first, second = content(kept), content(folder)
@@ -92,8 +94,9 @@ if __name__ == "__main__":
     for name in other: print(f"{'differs' if name in first and name in second else 'only undisturbed' if name in first else 'only disturbed'}: {name}")
     for path in sorted(again): print(f"done again: {path.relative_to(folder)}")
     if full: subprocess.run(["umount", "-l", str(folder)])
+    what = " ".join(given.sections) or "all notebooks"
     write_rows(ROOT / "benchmarks/results/killed.csv", f"{platform.machine()} CPU, {os.cpu_count()} cores", [
-        (f"{given.scale}: kills at random moments", kills, "kills", ""), (f"{given.scale}: full disks", int(full), "times", "one of a third of what the run leaves"),
+        (f"{given.scale}: kills at random moments", kills, "kills", what), (f"{given.scale}: notebooks", len(pages(kept, given.scale)), "notebooks", what), (f"{given.scale}: full disks", int(full), "times", "one of a third of what the run leaves"),
         (f"{given.scale}: notebooks that were whole and ran again", len(again), "notebooks", ""), (f"{given.scale}: files of reports and artifacts", len(first), "files", ""),
         (f"{given.scale}: of these not byte-equal to the undisturbed run's", len(other), "files", "")], prefix=f"{given.scale}:")
     if other or again: sys.exit(1)

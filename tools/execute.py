@@ -45,7 +45,10 @@ def main(section, scale, data, artifacts, reports, *inputs):
     wanted = Path(reports) / section
     failed = wanted.with_name(wanted.name + ".failed.ipynb")
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    working = wanted.with_name(f".{wanted.name}.{os.getpid()}.ipynb")
+    rank = int(os.environ.get("RANK", 0))
+    if rank == 0:      # what a killed run left half written; no other run of this section is at work
+        for left in [*wanted.parent.glob(f".{wanted.name}.*.ipynb"), *wanted.parent.glob(f".{wanted.name}.*.note.json"), *wanted.parent.glob(f".{wanted.name}*.part*")]: left.unlink(missing_ok=True)
+    working = wanted.with_name(f"{f'.rank{rank}' if rank else ''}.{wanted.name}.{os.getpid()}.ipynb")
     start, note = time.monotonic(), working.with_suffix(".note.json")
     os.environ["CGSALIENCY_NOTE"] = str(note.resolve())
     try:
@@ -58,7 +61,7 @@ def main(section, scale, data, artifacts, reports, *inputs):
         executed = nbformat.read(working, 4) if working.exists() else None
         noted = read_json(note) if note.exists() else {}
         for path in (working, note): path.unlink(missing_ok=True)
-    if int(os.environ.get("RANK", 0)) > 0: return
+    if rank: return
     took = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in executed.cells]
     notebook = tidied(executed)
     exporter = HTMLExporter(mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True)
