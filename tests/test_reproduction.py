@@ -72,7 +72,7 @@ def test_status_of_a_run_that_is_not_there_and_of_a_notebook_that_is(tmp_path):
     found = status(ROOT, "smoke", **folders)
     assert set(found.state) == {"missing"} and len(found) > 50 and "0 of" in told(found)
     page = f"{tmp_path}/reports/smoke/ebr/figure3.ipynb"
-    subprocess.run([sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", "--quiet", "all", page, "--config", "scale=smoke", *(f"{name}={folder}" for name, folder in folders.items())], cwd=ROOT, check=True, timeout=200)
+    subprocess.run([sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", page, "--quiet", "all", "--config", "scale=smoke", *(f"{name}={folder}" for name, folder in folders.items())], cwd=ROOT, check=True, timeout=200)
     found = status(ROOT, "smoke", **folders).set_index("notebook")
     assert found.state["ebr/figure3"] == "whole" and found.seconds["ebr/figure3"] > 1 and (found.state.drop("ebr/figure3") == "missing").all()
     record = read_json(Path(page).with_suffix(".run.json"))
