@@ -122,14 +122,16 @@ def leaves(section: str) -> list[str]:
     drawn = [f"{part}.{ending}" for part in plan.get("pictures", ()) for ending in ("png", "pdf")]
     return [f"{REPORTS}/{section}{ending}" for ending in (".ipynb", ".html", *plan.get("files", ()), *drawn)] + [f"{ARTIFACTS}/{section}.json"] * plan.get("trains", False)
 
-# A notebook of a killed run may live on for a moment: the lock makes the next one wait for it. A scale may give a notebook several `processes`, which share training and explaining.
+# A notebook of a killed run may live on for a moment: the lock beside its page makes the next one wait for it, and tells `cgsaliency status` that it is at work.
+def lock(section: str) -> str: return str(Path(REPORTS, section).with_name(f".{Path(section).name}.lock"))
+# A scale may give a notebook several `processes`, which share training and explaining.
 LAUNCHER = "-m accelerate.commands.launch --num_machines 1 --main_process_port 0 --mixed_precision no --dynamo_backend no --num_processes"
 def processes(section: str) -> int: return settings(section).get("processes", 1)
 def cores(section: str) -> int: return processes(section) * settings(section).get("cores", settings(section)["threads"])
 def run(section: str) -> str:
     launched = f"{LAUNCHER} {processes(section)} " if processes(section) > 1 else ""
     polite = "OMP_WAIT_POLICY=PASSIVE " if cores(section) < processes(section) * settings(section)["threads"] else ""     # threads that wait leave their core to the notebook beside this one
-    return f"{polite}{sys.executable} tools/alone.py .make/jobs/{NAME}.{section.replace('/', '.')}.lock {sys.executable} {launched}tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}' {' '.join(map(shlex.quote, needs(section)))}"
+    return f"{polite}{sys.executable} tools/alone.py '{lock(section)}' {sys.executable} {launched}tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}' {' '.join(map(shlex.quote, needs(section)))}"
 
 def asks(section: str) -> dict[str, int]: return {"gpu": processes(section) * PLAN[section].get("gpu", 0), "mem_mb": 1000 * PLAN[section].get("gib", 16), "runtime": 60 * PLAN[section].get("hours", 4)} if NAME == "paper" else {}
 

@@ -38,7 +38,7 @@ def pages(folder, scale): return {path: path.stat().st_mtime_ns for path in (fol
 
 
 def content(folder):
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(TOLD) and path.name != ".lock")
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(TOLD) and not path.name.endswith(".lock"))
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

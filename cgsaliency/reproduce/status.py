@@ -44,13 +44,11 @@ def _newer(root: Path, output: str, inputs: str) -> list[str]:
 
 # %% ../../nbs/reproduce/status.ipynb #d4517708
 def at_work(
-    root: Path,
-    scale: str,
-    notebook: str,  # its section, as 'cgvs/table1'
-    page: str,      # what it leaves: reports/<scale>/<section>.ipynb
+    root: Path,     # the project's folder
+    page: str,      # what the notebook leaves: reports/<scale>/<section>.ipynb
 ) -> tuple[int, int] | None:
     "The cell at work and how many there are; None where the notebook does not run."
-    lock = Path(root) / ".make/jobs" / f"{scale}.{notebook.replace('/', '.')}.lock"
+    lock = (Path(root) / page).with_name(f".{Path(page).stem}.lock")     # which the Snakefile makes it hold
     if not lock.is_file() or not _held(lock): return None
     for part in sorted((Path(root) / page).parent.glob(f".{Path(page).stem}.*.ipynb")):
         try: cells = json.loads(part.read_text(encoding="utf-8"))["cells"]
@@ -61,7 +59,7 @@ def at_work(
 
 def _held(lock: Path) -> bool:
     with lock.open() as file:
-        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try: fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError: return True
     return False
 
@@ -96,7 +94,7 @@ def status(
     if told.returncode: raise BadInput(f"scale {scale}", " ".join(told.stderr.split())[-300:] or "is refused by Snakemake", "Choose another scale, or give the folder of its data")
     found = read_summary(told.stdout, root, f"{reports}/{scale}")
     for place, (notebook, page) in enumerate(zip(found.notebook, found.page)):
-        failed, cell = (root / page).with_suffix(".failed.ipynb"), at_work(root, scale, notebook, page)
+        failed, cell = (root / page).with_suffix(".failed.ipynb"), at_work(root, page)
         if cell: found.loc[place, ["state", "why"]] = "at work", f"cell {cell[0]} of {cell[1]}"
         elif failed.is_file(): found.loc[place, ["state", "why"]] = "failed", f"see {failed.relative_to(root)}"
     found["seconds"] = [seconds_of(root, scale, notebook, page) for notebook, page in zip(found.notebook, found.page)]
