@@ -11,7 +11,7 @@ import psutil
 from measure import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-TOLD = (".run.json",)      # what says how long something took
+TOLD = (".run.json", ".seconds.json")      # what says how long something took
 SETTLED = 5.0              # seconds after which Snakemake has noticed that a notebook is whole
 
 
@@ -34,7 +34,7 @@ def _words(process):
     except psutil.Error: return []
 
 
-def pages(folder, scale): return {path: path.stat().st_mtime_ns for path in (folder / "reports" / scale).rglob("*.ipynb") if not path.name.startswith(".")}
+def pages(folder, scale): return {path: path.stat().st_mtime_ns for path in (folder / "reports" / scale).rglob("*.ipynb") if not path.name.startswith(".") and not path.name.endswith(".failed.ipynb")}
 
 
 def content(folder):

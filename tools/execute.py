@@ -16,10 +16,11 @@ from cgsaliency.core.artefacts import digest, read_json, written_whole, write_js
 
 
 def tidied(notebook):
-    "The notebook without papermill's time stamps and without the remains of progress bars."
+    "The notebook without what differs from run to run: papermill's time stamps and the name of its cell, the remains of progress bars."
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        if "injected-parameters" in cell.metadata.get("tags", []): cell["id"] = "injected-parameters"      # papermill draws one
         if cell.cell_type != "code": continue
         cell.outputs = [output for output in cell.outputs if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
     notebook.metadata.pop("widgets", None)
