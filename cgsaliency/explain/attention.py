@@ -11,7 +11,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import Attentive, Descriptors, at_rest
+from ..core.contracts import Attentive, Descriptors, at_rest, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.regions import Regions, painted
@@ -27,9 +27,7 @@ def attention(
     tokens = list(tokens)
     words, positions = captioner.encode_words(tokens, cut=cut)
     values, grid = descriptors.values, descriptors.grid
-    weights = values.new_zeros(len(tokens), len(values))
-    with torch.inference_mode(), at_rest(captioner):
-        weights[positions.to(values.device)] = captioner.attention(values[None], words[None].to(values.device))[0].to(weights.dtype)
+    with torch.inference_mode(), at_rest(captioner): weights = to_tokens(captioner.attention(values[None], words[None].to(values.device))[0].to(values.dtype), positions, len(tokens), mean=True)
     return Explanation(weights.view(len(tokens), len(descriptors.times), grid.rows, grid.columns).cpu(), tuple(tokens), grid, descriptors.view,
                        "attention", {}, descriptors.times, measure=True)
 
@@ -44,10 +42,8 @@ def area_weights(
     "The weight of every region for every token, tokens × R, zeros for tokens the captioner does not know. Raises BadInput for sentences it cannot take and another `given` (aoa, Eq. 6 and 7)."
     if given not in ("state", "word"): raise BadInput("given", f"there is no '{given}'", "Choose 'state' or 'word'")
     words, positions = captioner.encode_words(list(tokens), cut=cut)
-    weights = values.new_zeros(len(tokens), len(values))
     ask = captioner.attention if given == "state" else captioner.attention_of_words
-    with torch.inference_mode(), at_rest(captioner): weights[positions.to(values.device)] = ask(values[None], words[None].to(values.device))[0].to(weights.dtype)
-    return weights.cpu()
+    with torch.inference_mode(), at_rest(captioner): return to_tokens(ask(values[None], words[None].to(values.device))[0].to(values.dtype), positions, len(tokens), mean=True).cpu()
 
 def area_attention(
     captioner: Attentive,

@@ -11,7 +11,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import Captioner, Descriptors, at_rest
+from ..core.contracts import Captioner, Descriptors, at_rest, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 
@@ -55,9 +55,7 @@ def evidence_of(
         for some in values.split(min(passes or fitting, fitting)):
             log_q = captioner.log_probs(some[:, None], words.expand(len(some), -1))
             losses.append(word_loss(log_q, words) if log_p is None else divergence(log_p, log_q))
-    evidence = torch.zeros(len(tokens), len(values))
-    evidence[positions.cpu()] = -torch.cat(losses, 1).float().cpu()
-    return evidence
+    return to_tokens(-torch.cat(losses, 1).float().cpu(), positions, len(tokens))
 
 # %% ../../nbs/explain/cgvs.ipynb #dbb5c313
 def cgvs(

@@ -11,7 +11,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Captioner, Descriptors, Pooling, at_rest
+from ..core.contracts import Captioner, Descriptors, Pooling, at_rest, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
@@ -84,11 +84,10 @@ def owed_to(
 ) -> Tensor:                # of each token, nats; zeros where the captioner does not know it
     "By how much each token is more probable with these descriptors than with the others. Raises BadInput as `encode_words`."
     words, positions = captioner.encode_words(list(tokens), cut=cut)
-    words, found = words.to(values.device), torch.zeros(len(tokens))
+    words = words.to(values.device)
     with torch.inference_mode(), at_rest(captioner):
         own, other = (captioner.log_probs(seen[None], words[None])[0].gather(1, words[:, None])[:, 0] for seen in (values, others))
-        found[positions.cpu()] = (own - other).float().cpu()
-    return found
+    return to_tokens((own - other).float().cpu(), positions, len(tokens))
 
 # %% ../../nbs/explain/words.ipynb #5bae0e82
 def eb_r_caption(

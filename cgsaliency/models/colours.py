@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['SENTENCE', 'SKY', 'GRASS', 'BALL', 'THINGS', 'GROUNDS', 'PAINTS', 'Colours', 'ball_on_grass', 'rolling_ball',
-           'cells_of', 'scenes', 'paints_of', 'taught_scenes', 'Painter']
+           'cells_of', 'painted', 'Seer', 'scenes', 'paints_of', 'taught_scenes', 'Painter']
 
 # %% ../../nbs/models/colours.ipynb #3cae4d76
 import random
 from typing import Callable, Sequence
 
+import numpy as np
+
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from ..core.contracts import Descriptors
+from ..core.errors import BadInput
 from ..core.geometry import Grid, View
 from ..data.text import Vocabulary
 
@@ -27,8 +31,9 @@ class Colours:
     likes = 6 * torch.tensor([[0, 0, 0], [1, -1, 0], [1, -.7, 0], [0, 0, 0], [-.7, 1, -.15], [-.5, .8, -.15]])   # V × 3
 
     def encode_words(self, tokens: Sequence[str], cut: bool = False) -> tuple[Tensor, Tensor]:
-        "Indices of the words it knows, and their places among the tokens; it takes sentences of any length."
+        "Indices of the words it knows, and their places among the tokens; it takes sentences of any length. Raises BadInput where it knows no word."
         places = [place for place, token in enumerate(tokens) if token in self.vocabulary]
+        if not places: raise BadInput(f"sentence '{' '.join(tokens)}'", f"none of its words is among the {len(self.vocabulary)} that the model knows", f"Say it with {', '.join(self.vocabulary)}")
         return torch.tensor([self.vocabulary.index(tokens[place]) for place in places], dtype=torch.long), torch.tensor(places, dtype=torch.long)
 
     def log_probs(self, values: Tensor, words: Tensor) -> Tensor:
@@ -63,6 +68,28 @@ def cells_of(
     "The cells of the picture or film as descriptors that know where and when they lie."
     times = tuple(t / 2 for t in range(len(picture))) if picture.ndim == 4 else (0.0,)
     return Descriptors(picture.reshape(-1, 3), Grid.even(8, 8, 160, 160), View.whole(160, 160, 160), times)
+
+# %% ../../nbs/models/colours.ipynb #c2866e2e
+def painted(
+    cells: Tensor,     # rows × columns × 3 in [0, 1]
+    side: int = 20,    # of a cell, pixels
+) -> Image.Image:
+    "The picture in pixels."
+    squares = (cells * 255).round().byte().numpy()
+    return Image.fromarray(np.kron(squares, np.ones((side, side, 1), np.uint8)))
+
+class Seer(Colours):
+    "A captioner of colours that takes pictures, and films of six frames (`core.contracts.Seeing`)."
+    kind, frames = "colours", 6
+
+    def describe(self, frames: Sequence[Image.Image], times: Sequence[float] = (0.0,)) -> Descriptors:
+        "The mean colours of 8 × 8 cells of each frame."
+        cells = torch.stack([torch.from_numpy(np.array(frame.convert("RGB").resize((8, 8), Image.Resampling.BOX))) for frame in frames])
+        return Descriptors(cells.reshape(-1, 3) / 255, Grid.even(8, 8, 160, 160), View.whole(*frames[0].size, 160), tuple(times))
+
+    def caption(self, descriptors: Descriptors) -> list[str]:
+        "Its one sentence."
+        return list(SENTENCE)
 
 # %% ../../nbs/models/colours.ipynb #65e11f21
 THINGS = {"ball": BALL, "kite": (.6, .2, .75), "bird": (.95, .95, .95)}

@@ -6,14 +6,58 @@
 __all__ = ['main']
 
 # %% ../../nbs/reproduce/command.ipynb #0dd51903
-import argparse, sys, time
+import argparse, json, subprocess, sys, time
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 from ..core.errors import BadInput
 from .status import status, told
 
 # %% ../../nbs/reproduce/command.ipynb #b7a1d6cf
+def _loaded(given: argparse.Namespace) -> Any:
+    from cgsaliency.models.ready import load_ready
+    return load_ready(given.model, Path(given.artifacts))
+
+def _explain(given: argparse.Namespace) -> int:
+    from cgsaliency.reproduce.asking import explain_file
+    found = explain_file(_loaded(given), given.file, given.sentence, given.method, given.phrase, given.out, given.unknown)
+    if given.json: print(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        print(f"{' '.join(found['sentence'])}" + ("   (the model's own words)" if found["own"] else ""))
+        for one in found["words"] + ([found["phrase"]] if given.phrase else []): print(f"  {one['word']:16s} " + ("nothing stands out" if one["x"] is None else f"at ({one['x']:.0f}, {one['y']:.0f})" + (f", {one['seconds']:.1f} s" if one["seconds"] else "")))
+        for file in found["files"]: print(f"-> {file}")
+    return 0
+
+def _caption(given: argparse.Namespace) -> int:
+    from cgsaliency.reproduce.asking import caption_files
+    found = caption_files(_loaded(given), given.files)
+    print(json.dumps(found, ensure_ascii=False, indent=1) if given.json else "\n".join(f"{one['file']}: {one['caption']}" for one in found))
+    return 0
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from cgsaliency.core.artefacts import written_whole
+    from cgsaliency.reproduce.asking import evaluate_pointing
+    if given.out and given.out.suffix.lower() != ".csv": raise BadInput(given.out, f"ends in '{given.out.suffix}'; expected .csv", "Choose that ending")
+    table, rows = evaluate_pointing(_loaded(given), given.method, given.data or Path(given.artifacts) / "data", given.part, given.limit, progress=sys.stderr.isatty())
+    if given.out:
+        with written_whole(given.out) as part: rows.to_csv(part, index=False)
+    if given.json: print(table.to_json(orient="records", indent=1))
+    else:
+        print(table.assign(share=[f"{row['mean']:.3f} [{row.low:.3f}, {row.high:.3f}]" for _, row in table.iterrows()]).pivot(index="category", columns="method", values="share").reindex(columns=table.method.unique(), index=table.category.unique()).to_string())
+        print(f"{len(rows)} phrases on {rows.record.nunique()} pictures" + (f"\n-> {given.out}" if given.out else ""))
+    return 0
+
+def _models(given: argparse.Namespace) -> int:
+    from cgsaliency.explain.methods import METHODS, fitting
+    from cgsaliency.models.ready import TRAINED, available, load_ready
+    there = available(Path(given.artifacts))
+    found = [{"model": name, "there": name in there, "says": own.says, "methods": fitting(load_ready(name, Path(given.artifacts))) if name in there else []} for name, own in TRAINED.items()]
+    if given.json: print(json.dumps({"models": found, "methods": {name: method.says for name, method in METHODS.items()}}, indent=1))
+    else:
+        for one in found: print(f"{one['model']:22s}{one['says']}\n{'':22s}" + (", ".join(one["methods"]) if one["there"] else f"not in {given.artifacts} yet: make reproduce trains it"))
+        print("\n" + "\n".join(f"{name:22s}{method.says}" for name, method in METHODS.items()))
+    return 0
+
 def _status(given: argparse.Namespace) -> int:
     while True:
         found = status(Path.cwd(), given.scale, given.data, given.reports, given.artifacts)
@@ -21,21 +65,85 @@ def _status(given: argparse.Namespace) -> int:
         if not given.watch or (found.state == "whole").all(): return 0
         time.sleep(given.watch)
 
-def main(
-    arguments: Sequence[str] | None = None,   # those of the shell by default
-) -> int:
-    "The exit code: 0, or 2 for what it cannot do, which it says in one line."
-    parser = argparse.ArgumentParser("cgsaliency", description="Where a captioning or action network looked: the companion to three papers.")
+def _root() -> Path:
+    here = Path.cwd()
+    found = next((folder for folder in (here, *here.parents) if (folder / "Snakefile").is_file() and (folder / "data_scripts").is_dir()), None)
+    if found is None: raise BadInput(here, "lies in no copy of the project: no folder above holds its Snakefile", "Change into the folder that git cloned")
+    return found
+
+def _reproduce(given: argparse.Namespace) -> int:
+    root = _root()
+    wanted = [f"{given.reports}/{given.scale}/{section}.ipynb" for section in given.sections]
+    for section in given.sections:
+        if not (root / f"nbs/papers/{section}.ipynb").is_file(): raise BadInput(f"notebook '{section}'", "there is none of this name", "Give it as in nbs/papers, such as ebr/table5")
+    more = " ".join([*wanted, *(["--dry-run"] if given.dry_run else [])])
+    return subprocess.run(["make", "--no-print-directory", "reproduce", f"SCALE={given.scale}", f"DATA={given.data}", f"CORES={given.cores}", f"REPORTS={given.reports}", f"ARTIFACTS={given.artifacts}", *([f"ARGS={more}"] if more else [])], cwd=root).returncode
+
+def _data(given: argparse.Namespace) -> int:
+    scripts = {path.stem: path for path in sorted((_root() / "data_scripts").glob("*.py")) if path.stem != "fetching"}
+    if not given.set:
+        for name, path in scripts.items(): print(f"{name:20s}{path.read_text(encoding='utf-8').splitlines()[0].strip(chr(34)).partition(' `python')[0]}")
+        return 0
+    if given.set not in scripts: raise BadInput(f"data set '{given.set}'", "there is none of this name", f"Choose one of {', '.join(scripts)}")
+    if not given.folder: raise BadInput(f"data set '{given.set}'", "no folder is given", f"Say where it is to lie: cgsaliency data {given.set} FOLDER")
+    return subprocess.run([sys.executable, str(scripts[given.set]), str(Path(given.folder).resolve()), *(["--check"] if given.check else [])], cwd=_root()).returncode
+
+# %% ../../nbs/reproduce/command.ipynb #d40f0711
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("cgsaliency", description="Where a captioning or action network looked: the companion to three papers.", epilog="exit codes: 0, done; 1, a run failed; 2, the input cannot be used, which is said in one sentence")
     commands = parser.add_subparsers(required=True, metavar="command")
-    one = commands.add_parser("status", help="what of a run is there, what is stale and why, what is missing", formatter_class=argparse.RawDescriptionHelpFormatter,
-                              epilog="examples:\n  cgsaliency status\n  cgsaliency status --scale sample --data ../data\n  cgsaliency status --watch\n  cgsaliency status --json")
-    for name, default, says in (("scale", "toybox", "smoke, toybox, sample or paper"), ("data", "", "folder of the data sets, for scales that draw none"), ("reports", "reports", "folder of the reports"), ("artifacts", "artifacts", "folder of data, features and models")):
-        one.add_argument(f"--{name}", default=default, help=f"{says} ({default or 'none'} by default)")
+    def command(name: str, run: Callable[[argparse.Namespace], int], says: str, *examples: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=says, description=says, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="examples:\n" + "\n".join(f"  cgsaliency {example}" for example in examples))
+        one.set_defaults(run=run)
+        return one
+    def asked(one: argparse.ArgumentParser, model: bool = True) -> None:
+        if model: one.add_argument("--model", default="s2vt", help="a captioner of the run (see `cgsaliency models`), hub:NAME of the Hugging Face hub, or file.py:function of your own (s2vt by default)")
+        one.add_argument("--artifacts", default="artifacts/toybox", help="folder of the run that trained it (artifacts/toybox by default)")
+        one.add_argument("--json", action="store_true", help="for scripts")
+    one = command("explain", _explain, "where a captioner looked when it said each word", "explain photo.jpg", 'explain photo.jpg --sentence "a dog on the grass" --phrase dog --out dog.png --out dog.html',
+                  "explain film.mp4 --model s2vt-films --out film.mp4", "explain photo.jpg --model mean-pool --method ceb-r --json", "explain photo.jpg --model hub:Salesforce/blip-image-captioning-base --method attention")
+    one.add_argument("file", type=Path, help="a picture or a film")
+    one.add_argument("--sentence", default="", help="any sentence; the model's own by default")
+    one.add_argument("--phrase", default="", help="words of the sentence that are drawn; all by default")
+    one.add_argument("--method", default="cgvs", help="how (cgvs by default; see `cgsaliency models`)")
+    one.add_argument("--out", type=Path, action="append", default=[], help="a file to write: .png, .mp4, .html, .safetensors or .json; several may be given (<name>.<method>.png by default)")
+    one.add_argument("--unknown", choices=("refuse", "keep"), default="refuse", help="words that the model does not know: refuse them, or keep them with an empty map")
+    asked(one)
+    one = command("caption", _caption, "what a captioner says of pictures and films", "caption photo.jpg other.jpg", "caption film.mp4 --model s2vt-films --json")
+    one.add_argument("files", type=Path, nargs="+", help="pictures or films")
+    asked(one)
+    one = command("evaluate", _evaluate, "the pointing game of a captioner and a method, on data in the form of Flickr30k Entities", "evaluate", "evaluate --model mean-pool --method ceb-r --limit 100 --out rows.csv", "evaluate --data ../data --part val --json")
+    one.add_argument("--method", default="cgvs", help="how it is explained (cgvs by default)")
+    one.add_argument("--data", type=Path, default=None, help="folder with flickr30k/ and flickr30k_entities/ (the run's own by default)")
+    one.add_argument("--part", choices=("train", "val", "test"), default="test", help="of the data (test by default)")
+    one.add_argument("--limit", type=int, default=None, help="pictures, from the first (all by default)")
+    one.add_argument("--out", type=Path, default=None, help="a .csv with a row for each judged phrase")
+    asked(one)
+    asked(command("models", _models, "the captioners that a run has left, and the methods that fit them", "models", "models --json"), model=False)
+    def run_of(one: argparse.ArgumentParser) -> None:
+        for name, default, says in (("scale", "toybox", "smoke, toybox, sample or paper"), ("data", "", "folder of the data sets, for scales that draw none"), ("reports", "reports", "folder of the reports"), ("artifacts", "artifacts", "folder of data, features and models")):
+            one.add_argument(f"--{name}", default=default, help=f"{says} ({default or 'none'} by default)")
+    one = command("reproduce", _reproduce, "all tables and figures, or some notebooks with all that they need; what is whole is not done again", "reproduce", "reproduce ebr/table5 cgvs/figure3", "reproduce --scale sample --data ../data --cores 8", "reproduce --dry-run")
+    one.add_argument("sections", nargs="*", metavar="notebook", help="as in nbs/papers, such as ebr/table5; all by default")
+    one.add_argument("--cores", type=int, default=2, help="that may be used (2 by default)")
+    one.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    run_of(one)
+    one = command("status", _status, "what of a run is there, what is stale and why, what is missing", "status", "status --scale sample --data ../data", "status --watch", "status --json")
+    run_of(one)
     one.add_argument("--cores", type=int, default=2, help="for the estimate (2 by default)")
     one.add_argument("--watch", type=float, nargs="?", const=60.0, default=0.0, metavar="SECONDS", help="say it again each minute, or so many seconds, until all is whole: what is at work, in which cell, and how long the rest takes")
     one.add_argument("--json", action="store_true", help="for scripts: a list of objects")
-    one.set_defaults(run=_status)
-    given = parser.parse_args(arguments)
+    one = command("data", _data, "the official data sets: what must be asked for by hand, what is fetched, and whether all is there", "data", "data msrvtt ../data", "data flickr30k ../data --check")
+    one.add_argument("set", nargs="?", default="", help="its name; all names are listed without")
+    one.add_argument("folder", nargs="?", default="", help="where the data sets lie")
+    one.add_argument("--check", action="store_true", help="only name every missing or odd file")
+    return parser
+
+def main(
+    arguments: Sequence[str] | None = None,   # those of the shell by default
+) -> int:
+    "The exit code: 0; 1 where a run failed; or 2 for what it cannot do, which it says in one sentence."
+    given = _parser().parse_args(arguments)
     try: return given.run(given)
     except BadInput as error:
         print(error, file=sys.stderr)
