@@ -74,6 +74,10 @@ def test_a_click_a_drag_and_the_keys(page, tmp_path):
     assert chosen() == "0:1" and page.locator("figure").count() == 2 and page.locator("input[type=range]").count() == 0
     assert "all cells are equal" not in page.inner_text("figcaption >> nth=0")
     before = canvas(page, 0)
+    page.locator("figure canvas").first.hover(); page.mouse.down()
+    assert np.abs(canvas(page, 0) - np.asarray(frames[0])).mean() < 3 < np.abs(before - np.asarray(frames[0])).mean()      # the picture, as a JPEG has it
+    page.mouse.up()
+    assert np.abs(canvas(page, 0) - before).max() == 0
     word.nth(2).click()
     assert chosen() == "2:3" and np.abs(canvas(page, 0) - before).max() > 50 and "ball" in page.inner_text("figcaption >> nth=1")
     word.nth(4).hover(); page.mouse.down(); word.nth(5).hover(); page.mouse.up()

@@ -32,6 +32,7 @@ export function merged(map, tokens, frames, start, stop) {
     if (own.some(value => value !== own[0])) spans.push(own);
   }
   for (const own of spans) for (let k = 0; k < size; k++) total[k] += own[k];
+  if (map.from_zero) for (let k = 0; k < size; k++) total[k] = Math.max(total[k], 0);
   let low = Infinity, high = -Infinity, best = 0;
   for (let k = 0; k < size; k++) { if (total[k] < low) low = total[k]; if (total[k] > high) { high = total[k]; best = k; } }
   const unit = new Float64Array(size), weights = new Float64Array(frames), cells = size / frames;
@@ -115,8 +116,13 @@ export async function player(root, data, changed = () => {}) {
   const panels = data.maps.map(map => {
     const figure = made("figure", shown), canvas = made("canvas", figure, { width, height });
     const bars = film ? made("canvas", figure, { className: "bars", width: Math.max(total * 12, 240), height: 44 }) : null;
-    return { map, canvas, bars, text: made("figcaption", figure), found: null, drawn: new Map() };
+    return { map, canvas, bars, text: made("figcaption", figure), found: null };
   });
+  for (const panel of panels) {      // the picture itself, while the button is down
+    panel.canvas.title = "hold to see the picture without the map";
+    panel.canvas.addEventListener("pointerdown", () => panel.canvas.getContext("2d").drawImage(images[state.frame], 0, 0));
+    for (const end of ["pointerup", "pointerleave", "pointercancel"]) panel.canvas.addEventListener(end, () => draw(panel));
+  }
   const greys = new Map();
   function grey(frame) {       // as PIL makes a picture grey
     if (!greys.has(frame)) {

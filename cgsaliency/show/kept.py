@@ -15,8 +15,8 @@ from PIL import Image
 
 from ..core.artefacts import written_whole
 from ..core.errors import BadInput
-from ..core.explanation import Explanation, merged
-from ..core.page import save_page
+from ..core.explanation import Explanation, merged, positive
+from ..core.page import FROM_ZERO, save_page
 from ..data.frames import write_video
 from .film import animate, film_pages, show_film, show_strip
 from .overlay import show_map, show_marked
@@ -47,9 +47,9 @@ def phrase_of(
     explanation: Explanation,
     span: slice,               # its words
 ) -> Explanation:
-    "The explanation of the phrase as one target; flat where none of its words has a say."
+    "The explanation of the phrase as one target, of contrastive evidence what speaks for it; flat where none of its words has a say."
     words = explanation.saliency[span].flatten(1)
-    if words.amax(1).gt(words.amin(1)).any(): return merged(explanation, span)
+    if words.amax(1).gt(words.amin(1)).any(): return positive(merged(explanation, span)) if explanation.method in FROM_ZERO else merged(explanation, span)
     return Explanation(explanation.saliency[span][:1], (" ".join(explanation.targets[span]),), explanation.grid, explanation.view, explanation.method, explanation.settings, explanation.times, explanation.measure)
 
 def _telling(explanation: Explanation, most: int) -> list[slice]:
@@ -73,6 +73,7 @@ def _phrase(frames: Sequence[Image.Image], phrases: Sequence[Explanation], names
     return figure
 
 def _sentence(frames: Sequence[Image.Image], explanation: Explanation, columns: int = 5) -> Figure:
+    if explanation.method in FROM_ZERO: explanation = positive(explanation)
     if len(frames) > 1: return show_film(frames, explanation, _telling(explanation, 4))
     view, columns = explanation.view, min(columns, len(explanation) + 1)
     lines = -(-(len(explanation) + 1) // columns)
