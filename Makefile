@@ -100,7 +100,7 @@ readme: setup  ## README.md and its pictures from nbs/index.ipynb
 notebooks: setup  ## execute all library notebooks in place, clean them, export them
 	@$(BIN)/nbdev_export
 	@find nbs -name '*.ipynb' -not -path 'nbs/papers/*' -not -name start_here.ipynb -not -path '*/.ipynb_checkpoints/*' -print0 | sort -z | \
-	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN
+	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN --ExecutePreprocessor.store_widget_state=False
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
 

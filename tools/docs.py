@@ -31,6 +31,7 @@ def page(notebook):
             if not cell.source: continue
         kept.append(cell)
     notebook.cells = kept
+    notebook.metadata.pop("widgets", None)      # whose player would be fetched
     return notebook
 
 
