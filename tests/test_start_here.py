@@ -54,7 +54,7 @@ def test_explain_caption_evaluate_and_models(tiny_run, photo, tmp_path, capsys, 
 
 @pytest.mark.parametrize("words, says", [
     (["none.jpg"], "none.jpg: "), (["photo.jpg", "--sentence", "a zebrafinch stands"], "does not know 'zebrafinch'"), (["photo.jpg", "--sentence", "zebrafinch"], "none of its words"),
-    (["photo.jpg", "--method", "attention"], "method 'attention': asks for `attention`, which this s2vt does not have"), (["photo.jpg", "--method", "shap"], "there is none of this name"), (["photo.jpg", "--model", "s3vt"], "there is none of this name"),
+    (["photo.jpg", "--method", "attention"], "method 'attention': asks for `attention`, which s2vt does not have"), (["photo.jpg", "--method", "shap"], "there is none of this name"), (["photo.jpg", "--model", "s3vt"], "there is none of this name"),
     (["photo.jpg", "--model", "s2vt-films", "--artifacts", "nowhere"], "is not in nowhere"), (["photo.jpg", "--out", "a.gif"], "ends in '.gif'"), (["photo.jpg", "--phrase", "zebrafinch"], "is not in the sentence"), (["broken.jpg"], "broken.jpg")])
 def test_what_cannot_be_used_is_said_in_one_sentence(tiny_run, photo, tmp_path, capsys, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)

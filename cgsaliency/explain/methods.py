@@ -98,7 +98,7 @@ def method_of(
     method = METHODS[name]
     if isinstance(captioner, method.asks): return method
     lacks = sorted(member for member in dir(method.asks) if not member.startswith("_") and not hasattr(captioner, member))
-    raise BadInput(f"method '{name}'", f"asks for {', '.join(f'`{one}`' for one in lacks)}, which this {_kind(captioner)} does not have", f"Choose one of {', '.join(fitting(captioner))}")
+    raise BadInput(f"method '{name}'", f"asks for {', '.join(f'`{one}`' for one in lacks)}, which {_kind(captioner)} does not have", f"Choose one of {', '.join(fitting(captioner))}")
 
 def _kind(captioner: Any) -> str: return getattr(captioner, "kind", type(captioner).__name__)
 
