@@ -96,6 +96,7 @@ def test_through_a_film(page, lab):
 
 def test_what_is_wrong_is_said_and_what_was_seen_stays(page):
     select(page, "picture", "ball.png")
+    heard(page, "colours on ball.png")
     until_words(page, "a red ball on green grass")
     say(page, "zebra")
     heard(page, "none of its words")

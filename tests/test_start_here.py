@@ -35,7 +35,7 @@ def test_explain_caption_evaluate_and_models(tiny_run, photo, tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     run = ("--artifacts", tiny_run)
     code, out, err = called(capsys, "explain", photo, *run)
-    assert code == 0 and "the model's own words" in out and (tmp_path / "photo.cgvs.png").stat().st_size > 5000 and not err
+    assert code == 0 and "the model's own words" in out and (tmp_path / "photo.s2vt.cgvs.png").stat().st_size > 5000 and not err
     sentence = json.loads(called(capsys, "explain", photo, *run, "--json", "--out", "a.json")[1])["sentence"]
     code, out, _ = called(capsys, "explain", photo, *run, "--sentence", " ".join(sentence[:2]), "--phrase", sentence[0], "--out", "a.png", "--out", "a.html", "--out", "a.mp4", "--out", "a.safetensors", "--json")
     found = json.loads(out)
@@ -55,10 +55,11 @@ def test_explain_caption_evaluate_and_models(tiny_run, photo, tmp_path, capsys, 
 @pytest.mark.parametrize("words, says", [
     (["none.jpg"], "none.jpg: "), (["photo.jpg", "--sentence", "a zebrafinch stands"], "does not know 'zebrafinch'"), (["photo.jpg", "--sentence", "zebrafinch"], "none of its words"),
     (["photo.jpg", "--method", "attention"], "method 'attention': asks for `attention`, which s2vt does not have"), (["photo.jpg", "--method", "shap"], "there is none of this name"), (["photo.jpg", "--model", "s3vt"], "there is none of this name"),
-    (["photo.jpg", "--model", "s2vt-films", "--artifacts", "nowhere"], "is not in nowhere"), (["photo.jpg", "--out", "a.gif"], "ends in '.gif'"), (["photo.jpg", "--phrase", "zebrafinch"], "is not in the sentence"), (["broken.jpg"], "broken.jpg")])
+    (["photo.jpg", "--model", "s2vt-films", "--artifacts", "nowhere"], "is not in nowhere"), (["photo.jpg", "--out", "a.gif"], "ends in '.gif'"), (["photo.jpg", "--out", "folder.png"], "is a folder"), (["photo.jpg", "--model", "s2vt-films"], "is a picture; model 's2vt-films' reads films"), (["photo.jpg", "--phrase", "zebrafinch"], "is not in the sentence"), (["broken.jpg"], "broken.jpg")])
 def test_what_cannot_be_used_is_said_in_one_sentence(tiny_run, photo, tmp_path, capsys, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     Path("broken.jpg").write_bytes(photo.read_bytes()[:500])
+    Path("folder.png").mkdir()
     before = sorted(Path().iterdir())
     code, out, err = called(capsys, "explain", *([] if "--artifacts" in words else ["--artifacts", tiny_run]), *words)
     assert code == 2 and says in err and len(err.splitlines()) == 1 and not out and sorted(Path().iterdir()) == before
@@ -72,3 +73,23 @@ def test_the_shell_gives_the_exit_code_and_the_project_knows_its_place(tmp_path)
     for words, says in ((["data", "imagenet"], "Choose one of coco"), (["data", "coco"], "no folder is given"), (["reproduce", "ebr/table9"], "there is none of this name")):
         done = subprocess.run([sys.executable, "-c", "import sys; from cgsaliency.reproduce.command import main; sys.exit(main())", *words], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
         assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+def test_a_picture_stands_as_its_camera_says_and_what_stands_there_is_kept(tiny_run, photo, tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    from cgsaliency.models.ready import frames_for
+
+    monkeypatch.chdir(tmp_path)
+    with Image.open(photo) as picture:
+        turned = picture.getexif()
+        turned[0x0112] = 6
+        picture.save("turned.jpg", exif=turned)
+        size = picture.size
+    assert frames_for(None, Path("turned.jpg"))[0][0].size == size[::-1] and frames_for(None, photo)[0][0].size == size
+    Path("full.png").mkdir()
+    Path("full.png/kept.txt").write_text("mine")
+    assert called(capsys, "explain", photo, "--artifacts", tiny_run, "--out", "full.png")[0] == 2 and Path("full.png/kept.txt").read_text() == "mine"
+    for words in (("--limit", "0"), ("--limit", "-3"), ("--out", "none/rows.csv"), ("--model", "s2vt-films")): assert called(capsys, "evaluate", "--artifacts", tiny_run, *words)[0] == 2, words
+    code, out, _ = called(capsys, "explain", photo, "--artifacts", tiny_run, "--sentence", "a zebrafinch", "--unknown", "keep", "--json")
+    assert code == 0 and json.loads(out)["words"][1]["x"] is None

@@ -11,6 +11,7 @@ const STYLE = `
 .cgs .words span:focus-visible{outline:2px solid #0072b2}
 .cgs .words span[aria-selected=true]{background:#0072b2;color:#fff}
 .cgs .words span.silent{color:#8a8a8a}
+.cgs .hint{font-size:.75rem;color:#6a6a6a;margin:-.3rem 0 .4rem}
 .cgs .maps{display:flex;flex-wrap:wrap;gap:.6rem}
 .cgs figure{margin:0;flex:1 1 14rem;max-width:30rem;min-width:0}
 .cgs figure canvas{width:100%;height:auto;display:block;border-radius:.2rem}
@@ -112,6 +113,7 @@ export async function player(root, data, changed = () => {}) {
     word.setAttribute("role", "option"); word.dataset.word = k;
     return word;
   });
+  made("div", root, { className: "hint", textContent: "click a word, drag over several; hold a map to see the picture" });
   const shown = made("div", root, { className: "maps" });
   const panels = data.maps.map(map => {
     const figure = made("figure", shown), canvas = made("canvas", figure, { width, height });

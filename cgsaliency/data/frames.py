@@ -17,7 +17,7 @@ import av
 from av.video.reformatter import VideoReformatter
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..core.artefacts import written_whole
@@ -26,13 +26,14 @@ from ..core.geometry import View
 
 # %% ../../nbs/data/frames.ipynb #1f5b54b6
 def read_picture(
-    path: Path,  # of a JPEG, PNG or other picture file
+    path: Path,              # of a JPEG, PNG or other picture file
+    upright: bool = False,   # whether it is turned as its camera says; data sets annotate pictures as they are stored
 ) -> Image.Image:
     "The picture in RGB, decoded whole. Raises BadInput for a file that is missing, truncated or no picture."
     remedy = "Fetch the file again"
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return (ImageOps.exif_transpose(picture) if upright else picture).convert("RGB")
     except FileNotFoundError: raise BadInput(path, "there is no such picture", "Fetch the data set's pictures, or correct the path") from None
     except UnidentifiedImageError: raise BadInput(path, "is not a picture", remedy) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -130,10 +130,14 @@ class HubCaptioner(nn.Module):
         return said.removeprefix(self.prompt.strip()).split() if self.reading.repeats else said.split()
 
     @property
-    def device(self) -> torch.device: return next(self.model.parameters()).device
+    def device(self) -> torch.device:
+        "Where the model computes."
+        return next(self.model.parameters()).device
 
     @property
-    def dtype(self) -> torch.dtype: return next(self.model.parameters()).dtype
+    def dtype(self) -> torch.dtype:
+        "The numbers that it computes with."
+        return next(self.model.parameters()).dtype
 
 # %% ../../nbs/models/hub.ipynb #c6a8e32b
 class _Reading:

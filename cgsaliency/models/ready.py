@@ -131,9 +131,12 @@ def frames_for(
     captioner: Any,
     path: Path,         # of a picture or a film
 ) -> tuple[list[Image.Image], tuple[float, ...]]:   # T frames, RGB; their times, seconds
-    "What the captioner is shown of the file. Raises BadInput for a file that cannot be read, and for a film where pictures are read."
+    "What the captioner is shown of the file. Raises BadInput for a file that cannot be read, for a film where pictures are read, and for a picture where films are."
     path = Path(path)
-    if path.suffix.lower() not in FILMS: return [read_picture(path)], (0.0,)
+    if path.is_dir(): raise BadInput(path, "is a folder", "Give a picture or a film")
+    if path.suffix.lower() not in FILMS:
+        if getattr(captioner, "reads_means", False): raise BadInput(path, f"is a picture; model '{getattr(captioner, 'kind', type(captioner).__name__)}' reads films", "Choose a model of pictures, such as s2vt, or give a film")
+        return [read_picture(path, upright=True)], (0.0,)
     if getattr(captioner, "frames", 1) < 2: raise BadInput(path, f"is a film; model '{getattr(captioner, 'kind', type(captioner).__name__)}' reads pictures", "Choose a model of films, such as s2vt-films, or give one frame")
     film = read_frames(path, captioner.frames)
     return list(film.frames), film.times

@@ -17,6 +17,7 @@ from ..core.contracts import Seeing
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, merged, peak, save_explanation
 from ..data.flickr30k import load_flickr30k
+from ..data.frames import read_picture
 from ..data.text import UNKNOWN, normalised
 from ..evaluate.pointing import by_category, network_free_rows, pointing_rows
 from ..explain.methods import explained_by, method_of
@@ -42,13 +43,16 @@ def explain_file(
     sentence: str = "",          # the captioner's own by default
     method: str = "cgvs",        # of `explain.methods.METHODS`
     phrase: str = "",            # words of the sentence that are shown; all by default
-    out: Sequence[Path] = (),    # files to write: .png, .mp4, .html, .safetensors or .json; <name>.<method>.png by default
+    out: Sequence[Path] = (),    # files to write: .png, .mp4, .html, .safetensors or .json; <name>.<model>.<method>.png by default
     strange: str = "refuse",     # words that the captioner does not know: 'refuse' them, or 'keep' them with an empty map
 ) -> dict[str, Any]:             # model, method, sentence, own (whether the captioner said it), words: [{word, x, y, seconds, evidence}], files
     "What the captioner looked at, in files and in numbers. Raises BadInput for a file, a sentence, a phrase, a method or an ending that cannot be used, before anything is written."
-    path, out = Path(path), [Path(one) for one in out] or [Path(f"{Path(path).stem}.{method}.png")]
+    path = Path(path)
+    name = getattr(captioner, "kind", type(captioner).__name__)
+    out = [Path(one) for one in out] or [Path(f"{path.stem}.{name.replace('/', '_')}.{method}.png")]
     for one in out:
         if one.suffix.lower() not in ENDINGS: raise BadInput(one, f"ends in '{one.suffix}'; expected one of {', '.join(ENDINGS)}", "Choose another ending")
+        if one.is_dir(): raise BadInput(one, "is a folder", "Give the name of a file")
         if not one.resolve().parent.is_dir(): raise BadInput(one, "lies in a folder that does not exist", f"Make it: mkdir -p {one.parent}")
     method_of(method, captioner)
     frames, times = frames_for(captioner, path)
@@ -59,7 +63,9 @@ def explain_file(
     if missing and strange == "refuse": raise BadInput(f"sentence '{' '.join(tokens)}'", f"the model does not know {', '.join(repr(word) for word in missing)}", "Say it with other words, or allow it with --unknown keep: its map is then empty")
     chosen = _span(tokens, phrase) if phrase else None
     found = explained_by(method, captioner, descriptors, tokens)
-    about = {"model": getattr(captioner, "kind", type(captioner).__name__), "method": method, "sentence": list(tokens), "own": not sentence.split(), "words": [_pointed(found, k) for k in range(len(found))]}
+    for place, token in enumerate(tokens):
+        if token in missing: found.saliency[place] = 0      # what a captioner says of all unknown words is not about this one
+    about = {"model": name, "method": method, "sentence": list(tokens), "own": not sentence.split(), "words": [_pointed(found, k) for k in range(len(found))]}
     if chosen is not None: about["phrase"] = _pointed(merged(found, chosen), 0)
     about["files"] = [str(one) for one in out]
     for one in out:
@@ -79,7 +85,7 @@ def _span(tokens: Sequence[str], phrase: str) -> slice:
 def _pointed(found: Explanation, target: int) -> dict[str, Any]:
     point = peak(found, target)
     if point is None: return {"word": found.targets[target], "x": None, "y": None, "seconds": None, "evidence": None}
-    return {"word": found.targets[target], "x": round(point.x, 1), "y": round(point.y, 1), "seconds": round(found.times[point.frame], 3), "evidence": round(point.value, 4)}
+    return {"word": found.targets[target], "x": round(point.x, 1), "y": round(point.y, 1), "seconds": round(found.times[point.frame], 3) if len(found.times) > 1 else None, "evidence": round(point.value, 4)}
 
 # %% ../../nbs/reproduce/asking.ipynb #ae3387e0
 def caption_files(
@@ -96,17 +102,20 @@ def evaluate_pointing(
     data: Path,               # folder with flickr30k/ and flickr30k_entities/
     part: str = "test",
     limit: int | None = None, # pictures, from the first
+    family: str = "karpathy", # of split files, as `data.flickr30k` knows them
     merge: str = "sum",       # of the words of a phrase
     progress: bool = False,   # whether a progress bar is shown
 ) -> tuple[pd.DataFrame, pd.DataFrame]:   # the table: category, method, mean, low, high, n; the judged phrases
     "The pointing game of the captioner's maps. Raises BadInput for data that is not there and a method that does not fit (cgvs, section 4.2)."
     method_of(method, captioner)
-    records = load_flickr30k(Path(data), part).records[:limit]
+    if limit is not None and limit < 1: raise BadInput("limit", f"is {limit}; expected 1 or more", "Leave it out to take all pictures")
+    if getattr(captioner, "reads_means", False): raise BadInput("evaluate", "asks about pictures, and this model reads films", "Choose a model of pictures, such as s2vt")
+    records = load_flickr30k(Path(data), part, family).records[:limit]
     seen = {}
     def explained(record: Any, number: int) -> Explanation:
         if record.id not in seen:
             seen.clear()
-            seen[record.id] = captioner.describe(*frames_for(captioner, record.path))
+            seen[record.id] = captioner.describe([read_picture(record.path)], (0.0,))      # as it was annotated
         return explained_by(method, captioner, seen[record.id], record.sentences[number].tokens, cut=True)
     rows = pointing_rows(explained, records, merge=merge, progress=progress)
     free = network_free_rows(records)

@@ -24,7 +24,7 @@ def _explain(given: argparse.Namespace) -> int:
     if given.json: print(json.dumps(found, ensure_ascii=False, indent=1))
     else:
         print(f"{' '.join(found['sentence'])}" + ("   (the model's own words)" if found["own"] else ""))
-        for one in found["words"] + ([found["phrase"]] if given.phrase else []): print(f"  {one['word']:16s} " + ("nothing stands out" if one["x"] is None else f"at ({one['x']:.0f}, {one['y']:.0f})" + (f", {one['seconds']:.1f} s" if one["seconds"] else "")))
+        for one in found["words"] + ([found["phrase"]] if given.phrase else []): print(f"  {one['word']:16s} " + ("nothing stands out" if one["x"] is None else f"at ({one['x']:.0f}, {one['y']:.0f})" + (f", {one['seconds']:.1f} s" if one["seconds"] is not None else "")))
         for file in found["files"]: print(f"-> {file}")
     return 0
 
@@ -37,13 +37,14 @@ def _caption(given: argparse.Namespace) -> int:
 def _evaluate(given: argparse.Namespace) -> int:
     from cgsaliency.core.artefacts import written_whole
     from cgsaliency.reproduce.asking import evaluate_pointing
+    if given.out and (given.out.is_dir() or not given.out.resolve().parent.is_dir()): raise BadInput(given.out, "is a folder, or lies in none that exists", "Give the name of a file in a folder that exists")
     if given.out and given.out.suffix.lower() != ".csv": raise BadInput(given.out, f"ends in '{given.out.suffix}'; expected .csv", "Choose that ending")
-    table, rows = evaluate_pointing(_loaded(given), given.method, given.data or Path(given.artifacts) / "data", given.part, given.limit, progress=sys.stderr.isatty())
+    table, rows = evaluate_pointing(_loaded(given), given.method, given.data or Path(given.artifacts) / "data", given.part, given.limit, given.family, progress=sys.stderr.isatty())
     if given.out:
         with written_whole(given.out) as part: rows.to_csv(part, index=False)
     if given.json: print(table.to_json(orient="records", indent=1))
     else:
-        print(table.assign(share=[f"{row['mean']:.3f} [{row.low:.3f}, {row.high:.3f}]" for _, row in table.iterrows()]).pivot(index="category", columns="method", values="share").reindex(columns=table.method.unique(), index=table.category.unique()).to_string())
+        print(table.assign(share=[f"{row['mean']:.3f} [{row.low:.3f}, {row.high:.3f}]" for _, row in table.iterrows()]).pivot(index="category", columns="method", values="share").reindex(columns=table.method.unique(), index=table.category.unique()).assign(phrases=table.drop_duplicates("category").set_index("category").n).to_string())
         print(f"{len(rows)} phrases on {rows.record.nunique()} pictures" + (f"\n-> {given.out}" if given.out else ""))
     return 0
 
@@ -106,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--sentence", default="", help="any sentence; the model's own by default")
     one.add_argument("--phrase", default="", help="words of the sentence that are drawn; all by default")
     one.add_argument("--method", default="cgvs", help="how (cgvs by default; see `cgsaliency models`)")
-    one.add_argument("--out", type=Path, action="append", default=[], help="a file to write: .png, .mp4, .html, .safetensors or .json; several may be given (<name>.<method>.png by default)")
+    one.add_argument("--out", type=Path, action="append", default=[], help="a file to write: .png, .mp4, .html, .safetensors or .json; several may be given (<name>.<model>.<method>.png by default)")
     one.add_argument("--unknown", choices=("refuse", "keep"), default="refuse", help="words that the model does not know: refuse them, or keep them with an empty map")
     asked(one)
     one = command("caption", _caption, "what a captioner says of pictures and films", "caption photo.jpg other.jpg", "caption film.mp4 --model s2vt-films --json")
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--method", default="cgvs", help="how it is explained (cgvs by default)")
     one.add_argument("--data", type=Path, default=None, help="folder with flickr30k/ and flickr30k_entities/ (the run's own by default)")
     one.add_argument("--part", choices=("train", "val", "test"), default="test", help="of the data (test by default)")
+    one.add_argument("--family", choices=("karpathy", "entities", "flickr30k"), default="karpathy", help="of the split files (karpathy by default)")
     one.add_argument("--limit", type=int, default=None, help="pictures, from the first (all by default)")
     one.add_argument("--out", type=Path, default=None, help="a .csv with a row for each judged phrase")
     asked(one)

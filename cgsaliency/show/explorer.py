@@ -66,6 +66,7 @@ class Explorer:
         self.frames: list[Image.Image] = []
         self.explanations: list[Explanation] = []
         self._described, self._explained = {}, {}
+        self._seen: tuple[str, list[str]] = ("", [])     # picture and methods of what is shown
         self._turn, self._here, self._lock = 0, threading.local(), threading.RLock()
         self._worker, self._last = ThreadPoolExecutor(1, thread_name_prefix="explorer"), None
         wide, style = widgets.Layout(width="auto", flex="1 1 15rem", min_width="12rem"), {"description_width": "5.5rem"}
@@ -91,7 +92,7 @@ class Explorer:
         self.upload.observe(self._uploaded, "value")
         self.say.on_click(lambda button: self._asked(fresh=True))
         self.cancel.on_click(lambda button: self.stop())
-        self.save.on_click(lambda button: self._begin(self._saving, "saving"))
+        self.save.on_click(lambda button: self._saved())
         self._asked(fresh=True)
 
     def _repr_mimebundle_(self, **about: Any) -> Any: return self.widget._repr_mimebundle_(**about)
@@ -179,7 +180,7 @@ class Explorer:
         same = self.explanations and self.explanations[0].targets == found[0].targets and self.frames is frames
         with self._lock:
             going(1.0)
-            self.frames, self.explanations = frames, found
+            self.frames, self.explanations, self._seen = frames, found, (name, asked)
             self.player.show(frames, found, asked, tuple(self.player.chosen) if same else self._telling(found[0]))
         return f"{chosen} on {name}: click a word, or drag over several"
 
@@ -189,13 +190,18 @@ class Explorer:
         best = int((spread.amax(1) - spread.amin(1)).argmax())
         return best, best + 1
 
-    def _saving(self, going: Callable[[float], None]) -> str:
-        if not self.explanations: raise BadInput("explorer", "shows nothing yet", "Explain a sentence first")
-        chosen = slice(*self.player.chosen)
-        stem = "-".join("".join(letter if letter.isalnum() else " " for letter in part).strip().replace(" ", "_") for part in (Path(self.picture.value).stem, " ".join(self.explanations[0].targets[chosen]), self.method.value))
-        ending, number = self.format.value.lower(), 1
-        while (path := self.saved / f"{stem}{'' if number == 1 else f'-{number}'}.{ending}").exists(): number += 1
-        return f"saved: {save_seen(path, self.frames, self.explanations, chosen, names=[self.method.value, self.other.value])}"
+    def _saved(self) -> None:
+        "Keeps what is shown now, whatever is at work."
+        with self._lock: frames, explanations, chosen, (name, methods) = self.frames, self.explanations, slice(*self.player.chosen), self._seen
+        def run() -> None:
+            try:
+                if not explanations: raise BadInput("explorer", "shows nothing yet", "Explain a sentence first")
+                stem = "-".join("".join(letter if letter.isalnum() else " " for letter in part).strip().replace(" ", "_") for part in (Path(name).stem, " ".join(explanations[0].targets[chosen]), methods[0]))
+                ending, number = self.format.value.lower(), 1
+                while (path := self.saved / f"{stem}{'' if number == 1 else f'-{number}'}.{ending}").exists(): number += 1
+                self._say(f"saved: {save_seen(path, frames, explanations, chosen, names=methods)}")
+            except Exception as error: self._say(str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}", "#a00000")
+        self._last = self._worker.submit(run)
 
     def _uploaded(self, change: Any) -> None:
         if not change["new"]: return

@@ -35,7 +35,7 @@ def save_seen(
     kind, first = path.suffix.lower(), explanations[0]
     if kind == ".html": return save_page(path, frames, explanations, chosen=chosen or _telling(first, 1)[0], names=names[:len(explanations)])
     if kind == ".mp4" and len(frames) > 1: return animate(path, frames, phrase_of(first, chosen or slice(0, len(first))), rate=rate)
-    if kind == ".mp4": return write_video(path, [page for word in range(len(first)) for page in film_pages(frames, first, word) * rate], rate)
+    if kind == ".mp4": return write_video(path, [page for word in range(*(chosen or slice(None)).indices(len(first))) for page in film_pages(frames, first, word) * rate], rate)
     if kind != ".png": raise BadInput(path, f"ends in '{path.suffix}'; expected .png, .mp4 or .html", "Choose one of these")
     figure = _sentence(frames, first) if chosen is None else _phrase(frames, [phrase_of(own, chosen) for own in explanations], names)
     try:
