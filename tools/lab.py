@@ -6,6 +6,7 @@ from urllib.request import urlopen
 
 import quick
 import nbformat
+from playwright.sync_api import TimeoutError
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
@@ -41,7 +42,12 @@ def opened(browser, address):
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
     page.set_default_timeout(90000)
     page.goto(address)
-    page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-    page.keyboard.press("Shift+Enter")
-    page.wait_for_selector(".cgs [data-word]")
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for(timeout=180000)      # its kernel has started
+    for _ in range(5):                        # a busy machine may lose a key
+        page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+        try: page.wait_for_function("/\\[(\\*|\\d+)\\]/.test(document.querySelector('.jp-Notebook .jp-CodeCell .jp-InputPrompt')?.textContent ?? '')", timeout=20000)
+        except TimeoutError: continue
+        break
+    page.wait_for_selector(".cgs [data-word]", timeout=180000)
     return page
