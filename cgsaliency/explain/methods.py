@@ -13,7 +13,7 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import Attentive, Captioner, Descriptors, Pooling, at_rest, frame_means
+from ..core.contracts import Attentive, Captioner, Descriptors, Pooling, at_rest, frame_means, name_of
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from .attention import attention
@@ -98,9 +98,7 @@ def method_of(
     method = METHODS[name]
     if isinstance(captioner, method.asks): return method
     lacks = sorted(member for member in dir(method.asks) if not member.startswith("_") and not hasattr(captioner, member))
-    raise BadInput(f"method '{name}'", f"asks for {', '.join(f'`{one}`' for one in lacks)}, which {_kind(captioner)} does not have", f"Choose one of {', '.join(fitting(captioner))}")
-
-def _kind(captioner: Any) -> str: return getattr(captioner, "kind", type(captioner).__name__)
+    raise BadInput(f"method '{name}'", f"asks for {', '.join(f'`{one}`' for one in lacks)}, which {name_of(captioner)} does not have", f"Choose one of {', '.join(fitting(captioner))}")
 
 # %% ../../nbs/explain/methods.ipynb #adf1a682
 class Watched:

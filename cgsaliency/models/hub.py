@@ -224,7 +224,7 @@ class _Prompted(_Reading):
         out = self.model.get_image_features(pixel_values=pixels[:, None] if _several(self.model) else pixels, return_dict=True)
         return torch.stack(list(getattr(out, "pooler_output", out)))
 
-    def _embedded(self, values: Tensor, ids: Sequence[int], words: Tensor | None = None) -> tuple[Tensor, int]:
+    def _embedded(self, values: Tensor, words: Tensor | None = None) -> tuple[Tensor, int]:
         "Vectors of the whole prompt, and how many come before the first word is asked for."
         table = self.model.get_input_embeddings()
         def said(numbers: Sequence[int]) -> Tensor: return table(torch.tensor(list(numbers), dtype=torch.long, device=values.device)).expand(len(values), -1, -1)
@@ -232,13 +232,13 @@ class _Prompted(_Reading):
         return torch.cat(parts, 1), len(self.before) + values.shape[1] + len(self.after)
 
     def scores(self, values: Tensor, words: Tensor, weights: bool = False) -> tuple[Tensor, Sequence[Tensor]]:
-        embedded, length = self._embedded(values, self.before, words[:, :-1])
+        embedded, length = self._embedded(values, words[:, :-1])
         out = self.model(inputs_embeds=embedded, output_attentions=weights, use_cache=False)
         first, m = len(self.before), values.shape[1]
         return out.logits[:, length - 1:], [layer[:, :, length - 1:, first:first + m] for layer in out.attentions] if weights and out.attentions else []
 
     def speak(self, everything: Tensor) -> Tensor:
-        embedded, length = self._embedded(everything, self.before)
+        embedded, length = self._embedded(everything)
         return self.model.generate(inputs_embeds=embedded, attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device), pad_token_id=self.tokenizer.pad_token_id, **self.spoken)
 
 

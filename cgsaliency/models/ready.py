@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from ..core.artefacts import read_json
-from ..core.contracts import Descriptors, Seeing, at_rest, frame_means
+from ..core.contracts import Descriptors, Seeing, at_rest, frame_means, name_of
 from ..core.errors import BadInput
 from ..data.frames import picture_of, read_frames, read_picture
 from .captioning import Captioning, load_captioner
@@ -135,8 +135,8 @@ def frames_for(
     path = Path(path)
     if path.is_dir(): raise BadInput(path, "is a folder", "Give a picture or a film")
     if path.suffix.lower() not in FILMS:
-        if getattr(captioner, "reads_means", False): raise BadInput(path, f"is a picture; model '{getattr(captioner, 'kind', type(captioner).__name__)}' reads films", "Choose a model of pictures, such as s2vt, or give a film")
+        if getattr(captioner, "reads_means", False): raise BadInput(path, f"is a picture; model '{name_of(captioner)}' reads films", "Choose a model of pictures, such as s2vt, or give a film")
         return [read_picture(path, upright=True)], (0.0,)
-    if getattr(captioner, "frames", 1) < 2: raise BadInput(path, f"is a film; model '{getattr(captioner, 'kind', type(captioner).__name__)}' reads pictures", "Choose a model of films, such as s2vt-films, or give one frame")
+    if getattr(captioner, "frames", 1) < 2: raise BadInput(path, f"is a film; model '{name_of(captioner)}' reads pictures", "Choose a model of films, such as s2vt-films, or give one frame")
     film = read_frames(path, captioner.frames)
     return list(film.frames), film.times

@@ -13,7 +13,7 @@ from typing import Any, Sequence
 import pandas as pd
 
 from ..core.artefacts import write_json
-from ..core.contracts import Seeing
+from ..core.contracts import Seeing, name_of
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, merged, peak, save_explanation
 from ..data.flickr30k import load_flickr30k
@@ -48,7 +48,7 @@ def explain_file(
 ) -> dict[str, Any]:             # model, method, sentence, own (whether the captioner said it), words: [{word, x, y, seconds, evidence}], files
     "What the captioner looked at, in files and in numbers. Raises BadInput for a file, a sentence, a phrase, a method or an ending that cannot be used, before anything is written."
     path = Path(path)
-    name = getattr(captioner, "kind", type(captioner).__name__)
+    name = name_of(captioner)
     out = [Path(one) for one in out] or [Path(f"{path.stem}.{name.replace('/', '_')}.{method}.png")]
     for one in out:
         if one.suffix.lower() not in ENDINGS: raise BadInput(one, f"ends in '{one.suffix}'; expected one of {', '.join(ENDINGS)}", "Choose another ending")

@@ -23,7 +23,7 @@ from ..data.flickr30k import load_flickr30k
 from ..data.msrvtt import load_msrvtt
 from ..explain.methods import explained_by, fitting
 from ..models.ready import available, frames_for, load_ready
-from .kept import save_seen
+from .kept import save_seen, telling
 
 # %% ../../nbs/show/explorer.ipynb #1c70bd12
 class Player(anywidget.AnyWidget):
@@ -177,18 +177,13 @@ class Explorer:
                 own = explained_by(one, model, descriptors, tokens, cut=True, progress=lambda share: going((place + share) / len(asked)))
                 self._explained = dict(list(self._explained.items())[-self.kept + 1:]) | {key: own}
             found.append(self._explained[key])
+        first = telling(found[0])[0]
         same = self.explanations and self.explanations[0].targets == found[0].targets and self.frames is frames
         with self._lock:
             going(1.0)
             self.frames, self.explanations, self._seen = frames, found, (name, asked)
-            self.player.show(frames, found, asked, tuple(self.player.chosen) if same else self._telling(found[0]))
+            self.player.show(frames, found, asked, tuple(self.player.chosen) if same else (first.start, first.stop))
         return f"{chosen} on {name}: click a word, or drag over several"
-
-    def _telling(self, explanation: Explanation) -> tuple[int, int]:
-        "The word whose evidence differs most between cells: the first to look at."
-        spread = explanation.saliency.flatten(1)
-        best = int((spread.amax(1) - spread.amin(1)).argmax())
-        return best, best + 1
 
     def _saved(self) -> None:
         "Keeps what is shown now, whatever is at work."
