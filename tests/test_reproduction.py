@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cgsaliency.core.artefacts import read_json
-from cgsaliency.core.run import SCALES, read_scale
+from cgsaliency.core.scales import SCALES, read_scale
 from cgsaliency.reproduce.status import status, told
 
 ROOT = Path(__file__).resolve().parent.parent

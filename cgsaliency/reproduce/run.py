@@ -15,7 +15,8 @@ import torch
 from ..core.artefacts import versions, write_json
 from ..core.errors import BadInput
 from ..core.processes import begin_together
-from ..core.run import best_device, read_scale, seed_everything
+from ..core.run import best_device, seed_everything, set_precision
+from ..core.scales import read_scale
 
 # %% ../../nbs/reproduce/run.ipynb #5a418232
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def begin(
     artifacts: str,
     reports: str,     # reports/<scale>
 ) -> Run:
-    "The run; the working folder is the project's, generators are seeded, torch has the scale's number of threads. Raises BadInput as `read_scale`, and outside a project."
+    "Begin the notebook's run: the working folder is the project's, generators are seeded, torch has the scale's number of threads and its precision. Raises BadInput as `read_scale`, and outside a project."
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / "settings.ini").is_file()), None)
     if root is None: raise BadInput(here, "lies in no project: no folder above holds settings.ini", "Start the notebook from the project's folder")
@@ -43,7 +44,10 @@ def begin(
     begin_together()
     seed_everything(settings.get("seed", 0))
     torch.set_num_threads(settings.get("threads", 2))
+    set_precision(settings.get("precision", "float32"))
     if note := os.environ.get("CGSALIENCY_NOTE"): write_json(Path(note), {"settings": settings, "device": _named(best_device()), "versions": versions()})
     return Run(section, settings, Path(data), Path(artifacts), Path(reports) / section.rpartition("/")[0])
 
-def _named(device: torch.device) -> str: return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type.upper()}"
+def _named(device: torch.device) -> str:
+    if device.type == "cuda" and torch.cuda.is_available(): return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type.upper()}"
