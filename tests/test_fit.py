@@ -16,7 +16,7 @@ from cgsaliency.models.fit import Recipe, fit
 RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=0.02, schedule="one-cycle", clip=0.5, weight_decay=0.01, seed=3)
 ITEMS, STEPS = 41, 5                             # 41 items: five batches of eight an epoch, one item left over
 SCORES = [3.0, 1.0, 2.0, 1.0]                    # the second epoch is the best; the fourth only equals it
-FILES = ("best.safetensors", "last.safetensors", "history.json")
+FILES = ("best.safetensors", "checkpoint.safetensors", "history.json")
 
 
 class Tiny(nn.Module):
@@ -47,7 +47,12 @@ def train(folder: Path, before_loss=lambda: None, **changes) -> list[dict]:
         torch.rand(5)                            # a score may draw random numbers
         return SCORES[model.inside[1].num_batches_tracked // STEPS - 1]
 
-    return fit(Tiny(), loss, ITEMS, folder, **{"recipe": RECIPE, "score": score, "progress": False, "checkpoint_every": 0.0} | changes)
+    return fit(Tiny(), loss, ITEMS, folder, **{"recipe": RECIPE, "score": score, "progress": False, "checkpoint_every": 0.0, "keep_checkpoint": True} | changes)
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    "The weights in the folder's checkpoint."
+    return {name.removeprefix("model."): value for name, value in load_file(folder / "checkpoint.safetensors").items() if name.startswith("model.")}
 
 
 def dying_at_loss(folder: Path, step: int) -> None:
@@ -77,7 +82,7 @@ def two(works) -> None:
     "Two processes that train together, as a launcher starts them. Where one is killed, so is the other."
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "ACCELERATE_USE_CPU": "1"}
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "CGSALIENCY_DEVICE": "cpu"}
     numbers = set()
     for rank, work in enumerate(works):
         def ranked():
@@ -98,7 +103,7 @@ def even(folder: Path, before_loss=lambda: None) -> None:
     def loss(model, indices):
         before_loss()
         return (model[2](model[1](model[0](inputs[indices]))) - targets[indices]).square().mean()    # the model itself, not a wrapper
-    fit(model, loss, ITEMS, folder, RECIPE, progress=False, checkpoint_every=0.0)
+    fit(model, loss, ITEMS, folder, RECIPE, progress=False, checkpoint_every=0.0, keep_checkpoint=True)
 
 
 def run_all(folder: Path) -> None:
@@ -110,7 +115,7 @@ def run_all(folder: Path) -> None:
     assert not killed(lambda: train(folder / "without", checkpoint_every=1e9))
     for step in (0, 1, 4, 5, 7, 12, 19):
         assert killed(lambda: dying_at_loss(folder / f"loss-{step}", step))
-    for which in (0, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16):     # a checkpoint a step; after each fifth best, last, checkpoint and history
+    for which in (0, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16):     # a checkpoint a step; after each fifth best, checkpoint and history
         for after in (False, True):
             assert killed(lambda: dying_at_rename(lambda: train(folder / f"rename-{which}-{after}"), which, after))
     for which in (0, 3, 5, 6, 7):
@@ -140,7 +145,7 @@ def run_all(folder: Path) -> None:
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
     "Equal to the last bit is a promise of the CPU alone."
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.setenv("CGSALIENCY_DEVICE", "cpu")
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -149,7 +154,7 @@ def on_the_cpu(monkeypatch):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    subprocess.run([sys.executable, __file__, folder], check=True, timeout=300, env=os.environ | {"ACCELERATE_USE_CPU": "1"})
+    subprocess.run([sys.executable, __file__, folder], check=True, timeout=300, env=os.environ | {"CGSALIENCY_DEVICE": "cpu"})
     return folder
 
 
@@ -167,12 +172,12 @@ def test_kills_were_kills(trained):
     assert report["random"] > 2, "nothing was killed"
     assert report["loss-0"] == [] and "checkpoint.safetensors" in report["loss-1"]
     assert any(".part" in name for name in report["write-3"]), "nothing was left half written"
-    assert "best.safetensors" in report["rename-5-True"] and "last.safetensors" not in report["rename-5-True"]
+    assert "best.safetensors" in report["rename-5-True"] and "history.json" not in report["rename-6-True"]
 
 
 def test_nothing_half_written_stays(trained):
     for folder in trained.iterdir():
-        if folder.is_dir() and folder.name != "even": assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "checkpoint.safetensors"])
+        if folder.is_dir() and folder.name != "even": assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
 
 def test_checkpoints_change_nothing(trained):
@@ -180,7 +185,7 @@ def test_checkpoints_change_nothing(trained):
 
 
 def test_two_processes_train_as_one(trained):
-    alone, together = (load_file(trained / "even" / name / "last.safetensors") for name in ("alone", "two"))
+    alone, together = (last_weights(trained / "even" / name) for name in ("alone", "two"))
     for name, value in alone.items(): torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
     for resumed in ("two-0", "two-1"):
         assert finished(trained / "even" / resumed)
@@ -198,7 +203,7 @@ def test_best_is_the_best_epoch(tmp_path):
         train(tmp_path / better, score=keep, better=better)
         file = load_file(tmp_path / better / "best.safetensors")
         assert all(torch.equal(value, kept[best][name]) for name, value in file.items())
-        assert all(torch.equal(value, kept[3][name]) for name, value in load_file(tmp_path / better / "last.safetensors").items())
+        assert all(torch.equal(value, kept[3][name]) for name, value in last_weights(tmp_path / better).items())
         assert any(not torch.equal(value, kept[3][name]) for name, value in file.items())
 
 
@@ -220,7 +225,7 @@ def test_slow_twin_with_schedule_and_clipping(trained):
                 if p.requires_grad: p.grad *= min(1.0, 0.5 / (norm.item() + 1e-6))
             optimiser.step()
     assert 0 < clipped < 20, "clipping was never, or always, at work"
-    for name, value in load_file(trained / "undisturbed/last.safetensors").items():
+    for name, value in last_weights(trained / "undisturbed").items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
@@ -235,7 +240,7 @@ def test_finished_does_nothing(trained):
 
 def test_finished_model_has_the_best_weights(trained):
     model = Tiny()
-    fit(model, None, ITEMS, trained / "undisturbed", RECIPE, progress=False)
+    fit(model, None, ITEMS, trained / "undisturbed", RECIPE, progress=False, keep_checkpoint=True)
     best = load_file(trained / "undisturbed/best.safetensors")
     assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items()) and not model.training
 
@@ -323,6 +328,55 @@ def test_fewer_items_than_a_batch(tmp_path):
         assert sorted(indices.tolist()) == [0, 1, 2]
         return model.predict(data()[0][indices]).square().mean()
     assert len(fit(Tiny(), loss, 3, tmp_path, Recipe(epochs=2), progress=False)) == 2
+
+
+def test_a_finished_training_keeps_its_best_weights_and_its_history(tmp_path):
+    history = train(tmp_path, keep_checkpoint=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "history.json"]
+    def never(): raise AssertionError("a finished training went on")
+    assert train(tmp_path, never, keep_checkpoint=False) == history
+    with pytest.raises(BadInput, match="history.json: was trained with seed=3 instead of 4"):
+        train(tmp_path, recipe=Recipe(**vars(RECIPE) | {"seed": 4}))
+
+
+def test_given_weights_are_not_stored_and_stay(tmp_path):
+    train(tmp_path, given=["frozen."])
+    assert not [name for name in {**load_file(tmp_path / "best.safetensors"), **last_weights(tmp_path)} if "frozen" in name]
+    train(tmp_path / "all")
+    stored = load_file(tmp_path / "all/best.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in load_file(tmp_path / "best.safetensors").items())
+
+
+def test_a_batch_is_made_on_the_cpu_and_moved_with_the_model(tmp_path):
+    "The step that died on every GPU: numbers of items went to the device, and indexed tensors on the CPU there."
+    inputs, targets = data()
+    devices = []
+    def batch(numbers, generator):
+        devices.append(numbers.device.type)
+        return inputs[numbers], targets[numbers]
+    def loss(model, pair):
+        devices.append(pair[0].device.type)
+        return (model.predict(pair[0]) - pair[1]).square().mean()
+    fit(Tiny(), loss, ITEMS, tmp_path, RECIPE, batch=batch, progress=False)
+    assert set(devices) == {"cpu"}            # tests/test_fake_device.py does the same on a device that is not there
+
+
+def test_losses_are_read_together_and_one_that_is_not_finite_is_found(tmp_path, monkeypatch):
+    "What an accelerator does: several steps between two looks at the loss."
+    import cgsaliency.models.fit as module
+
+    class Late(module._Losses):
+        def __init__(self, accelerator, now, folder, every): super().__init__(accelerator, now, folder, 3)
+
+    expected = train(tmp_path / "each")
+    monkeypatch.setattr(module, "_Losses", Late)
+    assert train(tmp_path / "late") == expected
+    for name in FILES: assert (tmp_path / "late" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+    steps = iter(range(100))
+    def loss(model, indices):
+        return (model.predict(data()[0][indices]) * (torch.nan if next(steps) == 6 else 1.0)).square().mean()
+    with pytest.raises(BadInput, match="the loss is nan in epoch 1, step 1"): fit(Tiny(), loss, ITEMS, tmp_path / "nan", RECIPE, progress=False, checkpoint_every=1e9)
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "nan/checkpoint.safetensors").values())
 
 
 if __name__ == "__main__": run_all(Path(sys.argv[1]))
