@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import zarr
 from dying import dying_at_rename, killed
 
 from cgsaliency.core.errors import BadInput
-from cgsaliency.models.features import FeatureStore
+from cgsaliency.models.features import FeatureStore, StoredValues
 
 IDS, SHAPE, BLOCK = [f"picture {i}" for i in range(23)], (3, 5), 4        # six blocks, the last of three
 BLOCKS = [IDS[k:k + BLOCK] for k in range(0, len(IDS), BLOCK)]
@@ -36,14 +35,14 @@ def asked(log: Path) -> list[list[str]]:
 
 
 def run_all(folder: Path) -> None:
-    "Kills before and after each rename: key, two arrays, and for each block its values and its mark."
+    "Kills before and after each rename: of the key, and of each block."
     assert not killed(lambda: extract(folder / "undisturbed", folder / "undisturbed.log"))
-    for which in range(3 + 2 * len(BLOCKS)):
+    for which in range(1 + len(BLOCKS)):
         for after in (False, True):
             name = f"{which}-{after}"
             assert killed(lambda: dying_at_rename(lambda: extract(folder / name, folder / f"{name}.first"), which, after)), f"{name}: nothing was renamed any more"
             for log in ("second", "third"): assert not killed(lambda: extract(folder / name, folder / f"{name}.{log}"))
-    assert not killed(lambda: dying_at_rename(lambda: extract(folder / "last", folder / "last.log"), 3 + 2 * len(BLOCKS), False)), "there are more moments than were tried"
+    assert not killed(lambda: dying_at_rename(lambda: extract(folder / "last", folder / "last.log"), 1 + len(BLOCKS), False)), "there are more moments than were tried"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def extracted(tmp_path_factory) -> Path:
     return folder
 
 
-MOMENTS = [f"{which}-{after}" for which in range(3 + 2 * len(BLOCKS)) for after in (False, True)]
+MOMENTS = [f"{which}-{after}" for which in range(1 + len(BLOCKS)) for after in (False, True)]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -65,7 +64,7 @@ def test_killed_and_resumed_equals_undisturbed(extracted, moment):
     whole = store(extracted / "undisturbed")
     assert all(resumed.file(k).read_bytes() == whole.file(k).read_bytes() for k in range(len(BLOCKS)))
     which, after = int(moment.split("-")[0]), moment.endswith("True")
-    marked = max(0, (which - 3 + after) // 2)    # blocks whose mark was in place when the kill came
+    marked = max(0, which - 1 + after)           # blocks that were in place when the kill came
     assert first == BLOCKS[:len(first)] and len(first) - marked in (0, 1)
     assert second == BLOCKS[marked:], "the second run extracts what is missing, and only that"
     assert third == [], "the third run has nothing to do"
@@ -109,7 +108,7 @@ def test_truncated_block_is_named_and_healed(extracted, tmp_path, length):
     broken = copy(extracted, tmp_path)
     broken.file(3).write_bytes(broken.file(3).read_bytes()[:length])
     for use in (broken.in_memory, lambda: broken[IDS[13]]):
-        with pytest.raises(BadInput, match="c/3/0/0: block cannot be read.*Delete this file and call extract"): use()
+        with pytest.raises(BadInput, match="000003.safetensors: block cannot be read.*Delete this file and call extract"): use()
     assert torch.equal(broken[IDS[0]], features([IDS[0]])[0])
     broken.file(3).unlink()
     again = extract(tmp_path, tmp_path / "log")
@@ -131,27 +130,45 @@ def test_missing_block_is_missing_and_not_zero(extracted, tmp_path):
     gone.file(1).unlink()
     assert gone.missing() == BLOCKS[1] and gone.done.tolist() == [True, False, True, True, True, True]
     with pytest.raises(BadInput, match="1 of 6 blocks are missing. Call extract first"): gone.in_memory()
-    with pytest.raises(BadInput, match="c/1/0/0: block is missing"): gone.batch([IDS[0], IDS[5]])
-
-
-def test_marks_without_features_count_for_nothing(extracted, tmp_path):
-    gone = copy(extracted, tmp_path)
-    for path in sorted((gone.folder / "features.zarr").rglob("*"), reverse=True): path.rmdir() if path.is_dir() else path.unlink()
-    assert store(tmp_path).missing() == IDS
+    with pytest.raises(BadInput, match="000001.safetensors: block is missing"): gone.batch([IDS[0], IDS[5]])
 
 
 def test_other_files_in_place_are_refused(extracted, tmp_path):
     place = copy(extracted, tmp_path)
-    key, meta, mark = place.folder / "key.json", place.folder / "features.zarr/zarr.json", place.folder / "done.zarr/c/2"
-    for path, content, says in [(key, b"{}", "is not the key of this store"), (key, b"{", "is not whole JSON"), (meta, b"{", "features.zarr: cannot be opened"),
-                                (mark, b"", "done.zarr: cannot be read")]:
+    key, block = place.folder / "key.json", place.file(2)
+    for path, content, says in [(key, b"{}", "is not the key of this store"), (key, b"{", "is not whole JSON"), (block, b"", "block cannot be read"), (block, key.read_bytes(), "block cannot be read"),
+                                (block, place.file(5).read_bytes(), r"has shape \(3, 3, 5\); expected \(3, 5\) for each of 4")]:
         before = path.read_bytes()
         path.write_bytes(content)
-        with pytest.raises(BadInput, match=says): store(tmp_path).done
+        with pytest.raises(BadInput, match=says): store(tmp_path).in_memory()
         path.write_bytes(before)
-    zarr.create_array(place.folder / "features.zarr", shape=(2, 3), dtype="float16", overwrite=True)
-    with pytest.raises(BadInput, match=r"has shape \(2, 3\).*expected \(23, 3, 5\)"): store(tmp_path)
     assert json.loads(key.read_text())["weights"] == "here"
+
+
+def test_from_disk_as_from_memory(extracted):
+    "What a training reads of a store that is larger than its limit is what a tensor gives."
+    whole = store(extracted / "undisturbed")
+    disk, memory = whole.values(limit=0), store(extracted / "undisturbed").values()
+    assert isinstance(disk, StoredValues) and isinstance(memory, torch.Tensor) and whole._loaded is None
+    for seed in range(20):
+        numbers = torch.randint(len(IDS), (7,), generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(disk[numbers], memory[numbers])
+    assert torch.equal(torch.cat(list(disk.split(5))), memory) and [len(part) for part in disk.split(5)] == [len(part) for part in memory.split(5)]
+    with pytest.raises(BadInput, match="6 of 6 blocks are missing"): store(extracted / "undisturbed", key={"other": 1}).values(limit=0)
+
+
+def test_what_loads_ahead_changes_nothing(tmp_path):
+    "Loading in a thread, as on a GPU, gives the same blocks."
+    import cgsaliency.models.features as module
+    from cgsaliency.core.prefetch import prefetch
+    loaded = []
+    def load(names):
+        loaded.append(names)
+        return names
+    module.batches_on, before = lambda device, make, items: prefetch(make, items, 2), module.batches_on
+    try: ahead = store(tmp_path / "ahead").extract(features, progress=False, load=load)
+    finally: module.batches_on = before
+    assert loaded == BLOCKS and torch.equal(ahead.in_memory().float(), features(IDS))
 
 
 @pytest.mark.parametrize("value", [65536.0, -1e5, float("inf"), float("nan")])
