@@ -844,6 +844,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                               'cgsaliency/evaluate/resumable.py'),
                                                'cgsaliency.evaluate.resumable.imported_modules': ( 'evaluate/resumable.html#imported_modules',
                                                                                                    'cgsaliency/evaluate/resumable.py'),
+                                               'cgsaliency.evaluate.resumable.model_digest': ( 'evaluate/resumable.html#model_digest',
+                                                                                               'cgsaliency/evaluate/resumable.py'),
                                                'cgsaliency.evaluate.resumable.resumable_rows': ( 'evaluate/resumable.html#resumable_rows',
                                                                                                  'cgsaliency/evaluate/resumable.py'),
                                                'cgsaliency.evaluate.resumable.rows_or_none': ( 'evaluate/resumable.html#rows_or_none',

@@ -14,6 +14,7 @@ from typing import Callable, Iterator
 from ..core.errors import BadInput
 from ..core.records import Part, Record, Sentence, gathered
 from .frames import video_size
+from .video_index import VideoIndex
 
 # %% ../../nbs/data/msrvtt.ipynb #983c58a3
 NUMBERS = {"train": range(0, 6513), "val": range(6513, 7010), "test": range(7010, 10000)}
@@ -84,15 +85,18 @@ def load_msrvtt(
     root: Path,              # with the JSON files, TrainValVideo/ and TestVideo/
     part: str = "test",      # 'train', 'val' or 'test'
     broken: str = "refuse",  # or 'skip': leave clips out whose video is missing or broken, and list them
+    index: VideoIndex | None = None,   # of the videos: none is opened that it knows, and what it does not know is added
 ) -> Part:
     "The records of one part in the order of their numbers; sentences are lowercase words. Raises BadInput for files that are missing or broken."
-    return gathered(root, part, broken, _clips(Path(root), part))
+    return gathered(root, part, broken, _clips(Path(root), part, index))
 
-def _clips(root: Path, part: str) -> Iterator[tuple[str, Callable[[], Record]]]:
+def _clips(root: Path, part: str, index: VideoIndex | None) -> Iterator[tuple[str, Callable[[], Record]]]:
     captions = {name: own for name, own in read_msrvtt(root).items() if part_of(name) == part}
-    for name in sorted(captions, key=lambda name: int(name.removeprefix("video"))):
-        yield name, partial(_clip, name, root / ("TestVideo" if part == "test" else "TrainValVideo") / f"{name}.mp4", captions[name])
+    folder = root / ("TestVideo" if part == "test" else "TrainValVideo")
+    paths = {name: folder / f"{name}.mp4" for name in sorted(captions, key=lambda name: int(name.removeprefix("video")))}
+    if index is not None: index.build(paths.values(), ("frame_size",))
+    for name, path in paths.items(): yield name, partial(_clip, name, path, captions[name], index)
 
-def _clip(name: str, path: Path, captions: tuple[str, ...]) -> Record:
-    width, height = video_size(path)
+def _clip(name: str, path: Path, captions: tuple[str, ...], index: VideoIndex | None) -> Record:
+    width, height = video_size(path, index)
     return Record(name, path, width, height, tuple(Sentence(tuple(text.lower().split())) for text in captions))

@@ -16,6 +16,7 @@ from ..core.artefacts import read_lines
 from ..core.errors import BadInput
 from ..core.records import Part, Record, Sentence, gathered
 from .frames import video_size
+from .video_index import VideoIndex
 
 # %% ../../nbs/data/msvd.ipynb #84862a77
 def read_descriptions(
@@ -52,34 +53,39 @@ def read_mapping(
     path: Path,  # youtube_mapping.txt, with lines '<clip> vid<N>'
 ) -> dict[str, int]:
     "Number of each clip by its name. Raises BadInput for a file that is missing, lines of another form, and a clip or number that is listed twice."
-    numbers, remedy = {}, "Fetch MSVD's mapping of clips to numbers again"
+    numbers, taken, remedy = {}, set(), "Fetch MSVD's mapping of clips to numbers again"
     for place, line in read_lines(path, remedy):
         name, _, number = line.rpartition(" ")
         if not name or not number.removeprefix("vid").isdigit() or not number.startswith("vid"):
             raise BadInput(place, f"expected '<clip> vid<N>', found {line[:60]!r}", remedy)
-        if name in numbers or int(number[3:]) in numbers.values(): raise BadInput(place, f"'{name}' or {number} is listed twice", remedy)
+        if name in numbers or int(number[3:]) in taken: raise BadInput(place, f"'{name}' or {number} is listed twice", remedy)
         numbers[name] = int(number[3:])
+        taken.add(numbers[name])
     return numbers
 
 def load_msvd(
     root: Path,              # with the descriptions, youtube_mapping.txt and YouTubeClips/
     part: str = "test",      # 'train', 'val' or 'test'
     broken: str = "refuse",  # or 'skip': leave clips out whose video is missing or broken, and list them
+    index: VideoIndex | None = None,   # of the videos: none is opened that it knows, and what it does not know is added
 ) -> Part:
     "The records of one part in the order of their numbers; sentences are lowercase words without punctuation. Raises BadInput for files that are missing or broken."
-    return gathered(root, part, broken, _clips(Path(root), part))
+    return gathered(root, part, broken, _clips(Path(root), part, index))
 
-def _clips(root: Path, part: str) -> Iterator[tuple[str, Callable[[], Record]]]:
+def _clips(root: Path, part: str, index: VideoIndex | None) -> Iterator[tuple[str, Callable[[], Record]]]:
     mapping = root / "youtube_mapping.txt"
     numbers, sentences = read_mapping(mapping), read_descriptions(root)
     strange = sorted(sentences.keys() - numbers.keys())
     if strange: raise BadInput(mapping, f"lacks {len(strange)} clips that have sentences, such as {strange[0]}", "Fetch the mapping that belongs to the descriptions")
-    for name in sorted((name for name in numbers if numbers[name] in NUMBERS[part]), key=numbers.get):
-        yield name, partial(_clip, root, name, f"vid{numbers[name]}", sentences.get(name, ()))
+    names = sorted((name for name in numbers if numbers[name] in NUMBERS[part]), key=numbers.get)
+    if index is not None: index.build([_path(root, name) for name in names], ("frame_size",))
+    for name in names: yield name, partial(_clip, root, name, f"vid{numbers[name]}", sentences.get(name, ()), index)
 
-def _clip(root: Path, name: str, id: str, sentences: tuple[str, ...]) -> Record:
+def _path(root: Path, name: str) -> Path: return root / "YouTubeClips" / f"{name}.avi"
+
+def _clip(root: Path, name: str, id: str, sentences: tuple[str, ...], index: VideoIndex | None) -> Record:
     words = [tuple("".join(letter for letter in text.lower() if letter.isalnum() or letter in " '-").split()) for text in sentences]
     if not any(words): raise BadInput(f"{root}, descriptions of clip {name} ({id})", "there is no English sentence", "Fetch the descriptions again, or leave the clip out with broken='skip'")
-    path = root / "YouTubeClips" / f"{name}.avi"
-    width, height = video_size(path)
+    path = _path(root, name)
+    width, height = video_size(path, index)
     return Record(id, path, width, height, tuple(Sentence(own) for own in words if own))

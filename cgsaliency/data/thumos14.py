@@ -17,6 +17,7 @@ from ..core.artefacts import read_lines
 from ..core.errors import BadInput
 from ..core.records import Action, Part, Record, gathered
 from .frames import stated_pace, video_size
+from .video_index import VideoIndex
 
 # %% ../../nbs/data/thumos14.ipynb #8320fdc2
 CLASSES20 = {"BaseballPitch": 7, "BasketballDunk": 9, "Billiards": 12, "CleanAndJerk": 21, "CliffDiving": 22, "CricketBowling": 23, "CricketShot": 24, "Diving": 26, "FrisbeeCatch": 31, "GolfSwing": 33,
@@ -81,22 +82,27 @@ def load_thumos14(
     part: str = "test",      # 'val' or 'test'
     broken: str = "refuse",  # or 'skip': leave videos out that are missing or broken, and list them
     videos: bool = True,     # False: annotations only, no video is looked at
+    index: VideoIndex | None = None,   # of the videos: none is opened that it knows, and what it does not know is added
 ) -> Part:
     "The records of one part in the order of their names, wrongly annotated ones listed as skipped. Raises BadInput for files that are missing or broken, and intervals that begin after their video's end."
     left_out: list[tuple[str, str]] = []
 
     def made() -> Iterator[tuple[str, Callable[[], Record]]]:
-        for name, actions in read_actions(root, part).items():
+        listed = read_actions(root, part)
+        if videos and index is not None: index.build([_path(root, name) for name in listed if name not in WRONG])
+        for name, actions in listed.items():
             reason = WRONG.get(name) or f"{name} has ambiguous intervals only" * all(action.ambiguous for action in actions)
             if reason: left_out.append((name, reason))
-            else: yield name, partial(_record, name, Path(root) / "videos" / f"{name}.mp4", actions, videos)
+            else: yield name, partial(_record, name, _path(root, name), actions, videos, index)
 
     found = gathered(root, part, broken, made())
     return replace(found, skipped=(*left_out, *found.skipped))
 
-def _record(name: str, path: Path, actions: tuple[Action, ...], videos: bool) -> Record:
+def _path(root: Path, name: str) -> Path: return Path(root) / "videos" / f"{name}.mp4"
+
+def _record(name: str, path: Path, actions: tuple[Action, ...], videos: bool, index: VideoIndex | None) -> Record:
     if not videos: return Record(name, path, WIDTH, HEIGHT, actions=actions)
-    (width, height), (_, end) = video_size(path), stated_pace(path)
+    (width, height), (_, end) = video_size(path, index), stated_pace(path, index)
     late = [action for action in actions if action.start >= end]
     if late and name not in LATE: raise BadInput(path, f"runs {end:.1f} s, but {late[0].name} is annotated from {late[0].start} s", "The video is cut off or another one: fetch it again")
     kept = tuple(replace(action, stop=min(action.stop, end)) for action in actions if action not in late)

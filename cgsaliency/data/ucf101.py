@@ -22,6 +22,7 @@ from ..core.artefacts import read_lines
 from ..core.errors import BadInput
 from ..core.records import Action, Part, Record, gathered
 from .frames import stated_pace, video_size
+from .video_index import VideoIndex
 
 # %% ../../nbs/data/ucf101.ipynb #58c79ce0
 CLASSES24 = ("Basketball", "BasketballDunk", "Biking", "CliffDiving", "CricketBowling", "Diving", "Fencing", "FloorGymnastics", "GolfSwing", "HorseRiding", "IceDancing", "LongJump",
@@ -224,26 +225,28 @@ def load_ucf101(
     broken: str = "refuse",  # or 'skip': leave clips out whose video or boxes are missing or broken, and list them
     boxes: str | None = None,  # 'official', 'corrected', or None for whole clips of all classes
     classes: Collection[str] | None = None,  # only these
+    index: VideoIndex | None = None,   # of the videos: none is opened that it knows, and what it does not know is added
 ) -> Part:
     "The records of one part in the list's order, each with what is done. Raises BadInput for files that are missing or broken and for classes that there are not."
     if boxes not in (None, "official", "corrected"): raise BadInput(root, f"there are no boxes '{boxes}'", "Choose 'official', 'corrected' or None")
-    return gathered(root, part, broken, _clips(Path(root), part, split, boxes, classes))
+    return gathered(root, part, broken, _clips(Path(root), part, split, boxes, classes, index))
 
-def _clips(root: Path, part: str, split: int, boxes: str | None, classes: Collection[str] | None) -> Iterator[tuple[str, Callable[[], Record]]]:
+def _clips(root: Path, part: str, split: int, boxes: str | None, classes: Collection[str] | None, index: VideoIndex | None) -> Iterator[tuple[str, Callable[[], Record]]]:
     names = {name.casefold(): name for name in read_classes(root)}
     possible = set(names.values()) & set(CLASSES24) if boxes else set(names.values())
     strange = sorted(set(classes or ()) - possible)
     if strange: raise BadInput(root, f"there is no class '{strange[0]}'" + " with boxes" * (boxes is not None), "Choose of classInd.txt" + ", and of CLASSES24 for boxes" * (boxes is not None))
     corrected = read_corrected(root / "ucf24_annotations" / "pyannot.pkl") if boxes == "corrected" else {}
-    for clip in read_split(root, split)[part]:
-        folder, _, id = clip.partition("/")
-        if names[folder.casefold()] in (possible if classes is None else classes): yield id, partial(_clip, root, clip, names[folder.casefold()], boxes, corrected)
+    wanted, labels = (possible if classes is None else classes), {clip: names[clip.partition("/")[0].casefold()] for clip in read_split(root, split)[part]}
+    paths = {clip: _spelled(root / "UCF-101" / f"{clip}.avi") for clip, label in labels.items() if label in wanted}
+    if index is not None: index.build(paths.values(), ("frame_size",) if boxes is None else ("frame_size", "pace"))
+    for clip, path in paths.items(): yield clip.partition("/")[2], partial(_clip, root, clip, path, labels[clip], boxes, corrected, index)
 
-def _clip(root: Path, clip: str, name: str, boxes: str | None, corrected: dict[str, Tubes]) -> Record:
-    path, id = _spelled(root / "UCF-101" / f"{clip}.avi"), clip.partition("/")[2]
-    width, height = video_size(path)
+def _clip(root: Path, clip: str, path: Path, name: str, boxes: str | None, corrected: dict[str, Tubes], index: VideoIndex | None) -> Record:
+    id = clip.partition("/")[2]
+    width, height = video_size(path, index)
     if boxes is None: return Record(id, path, width, height, actions=(Action(name),))
     if boxes == "corrected" and clip not in corrected: raise BadInput(f"{root}, clip {id}", "has no corrected boxes", "Leave it out with broken='skip', or take boxes='official'")
     tubes = corrected[clip] if boxes == "corrected" else read_xgtf(_spelled(root / "UCF101_24_Annotations" / f"{clip}.xgtf"))
-    rate, _ = stated_pace(path)
+    rate, _ = stated_pace(path, index)
     return Record(id, path, tubes.width, tubes.height, actions=tuple(replace(action, start=action.frames[0] / rate, stop=(action.frames[-1] + 1) / rate) for action in tubes.actions))
