@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce reproducing test check pytest nbtest smoke readme notebooks graph docs papers lock clean
+.PHONY: help setup installed hooks reproduce reproducing rehearse rehearsing test check pytest nbtest smoke readme notebooks graph docs papers lock clean
 
 SCALE ?= toybox
 DATA ?=
@@ -13,6 +13,8 @@ ARTIFACTS ?= artifacts
 ARGS ?=
 WORKERS ?= 2
 PROFILE ?=
+GPUS ?=
+MEMORY ?=
 
 ifndef PYTHON
 PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
@@ -33,7 +35,7 @@ endef
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo; echo "make reproduce [SCALE=smoke|toybox|sample] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [PROFILE=slurm|kubernetes|generic] [ARGS='--dry-run']"
+	@echo; echo "make reproduce [SCALE=smoke|toybox|sample] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [PROFILE=slurm|kubernetes|generic] [GPUS=number] [MEMORY=GiB] [ARGS='--dry-run']"
 
 setup:  ## make .venv from requirements.lock (all targets do it by themselves, once)
 	@$(ALONE) .make/setup.lock $(MAKE) --no-print-directory -s installed
@@ -68,9 +70,24 @@ reproduce: setup  ## every table and figure, into reports/<scale>; goes on where
 SNAKEMAKE = $(BIN)/python -m snakemake --nolock --rerun-incomplete --quiet host reason
 CHOSEN = --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
 
+# How many notebooks run side by side: as many as CORES, GPUs and memory allow; GPUS and MEMORY replace what is found. On a cluster the scheduler decides.
+LOCALLY = --cores $(CORES) --resources $$($(PYTHON) tools/limits.py "$(GPUS)" "$(MEMORY)")
+
 reproducing:
-	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) --cores $(CORES) first $(CHOSEN))
-	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE),--cores $(CORES)) $(ARGS) $(CHOSEN)
+	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) $(LOCALLY) first $(CHOSEN))
+	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE),$(LOCALLY)) $(ARGS) $(CHOSEN)
+
+# Its data are its own: a folder that is given is only linked to, and what it lacks is drawn beside the links.
+rehearse: setup  ## scale paper on a handful of drawn items: all notebooks at the papers' sizes, no GPU needed (an hour and 16 GiB on 2 cores); goes on where it was stopped
+	@$(ALONE) .make/rehearse.lock $(MAKE) --no-print-directory -s rehearsing
+
+REHEARSAL ?= .make/rehearsal
+rehearsing: export OMP_NUM_THREADS := 1
+rehearsing:
+	@$(BIN)/python tools/rehearse.py draw $(REHEARSAL)/data $(if $(DATA),"$(DATA)")
+	@$(MAKE) --no-print-directory -s reproduce SCALE=rehearsal DATA=$(REHEARSAL)/data REPORTS=$(REHEARSAL)/reports ARTIFACTS=$(REHEARSAL)/artifacts MEMORY=$(or $(MEMORY),16) ARGS='--keep-going $(ARGS)' || \
+	  { echo "=== not all notebooks have run to their end; these failed:" >&2; find $(REHEARSAL)/reports -name '*.failed.ipynb' >&2; exit 1; }
+	@$(if $(findstring dry-run,$(ARGS)),,$(BIN)/python tools/rehearse.py record $(REHEARSAL)/reports/rehearsal)
 
 test: setup  ## everything that has to hold: the four targets below
 	$(call step,notebooks package and README agree,$(MAKE) --no-print-directory -s check)

@@ -3,12 +3,14 @@ import re, shlex, sys
 from functools import cache
 from pathlib import Path
 
-import yaml
+from cgsaliency.core.errors import BadInput
+from cgsaliency.core.scales import load_scale, merge_settings
 
 NAME = config.get("scale", "toybox")
-SCALE = f"nbs/papers/scales/{NAME}.yaml"
+SCALE, PLANNED = (f"nbs/papers/{folder}/{NAME}.yaml" for folder in ("scales", "plans"))
 if not Path(SCALE).is_file(): raise WorkflowError(f"there is no scale '{NAME}': choose one of {', '.join(sorted(path.stem for path in Path(SCALE).parent.glob('*.yaml')))}")
-SETTINGS = yaml.safe_load(Path(SCALE).read_text())      # read once: each rule asks for its own
+try: SETTINGS, ASKED = load_scale(SCALE), load_scale(PLANNED) if Path(PLANNED).is_file() else None      # read once: each rule asks for its own
+except BadInput as error: raise WorkflowError(str(error))
 SECTIONS = [name for name in SETTINGS if name != "all"]
 ARTIFACTS, REPORTS = f"{config.get('artifacts', 'artifacts')}/{NAME}", f"{config.get('reports', 'reports')}/{NAME}"
 DRAWN = "toybox" in SECTIONS
@@ -41,10 +43,9 @@ def of(section: str, key: str, other=()): return settings(section)[key] if secti
 
 # What each notebook does besides its page: `trains` what others take up, leaves `files` and `pictures` of its own name; `after` which others it runs, where the scale has them; what it `reads` besides.
 # Rules of a higher `priority` go first: the chain to the first table, then the longest chains, so that what is left at the end is short.
-# On a cluster the official data ask for `gpu`s, `gib` of memory and `hours`: 4 and 16 where nothing is said.
+# What a notebook asks of the machine (GPUs, memory, disk, hours) stands in nbs/papers/plans/<scale>.yaml, for scales that are more than a laptop's.
 TABLE, ROWS = [".csv", ".rows.parquet", ".claims.csv"], [".csv", ".rows.parquet"]
 SEEN, SPOKEN = "toybox cgvs/backbone", "toybox cgvs/backbone cgvs/captioner"
-LONG = dict(gpu=1, gib=64, hours=24)
 BENCHES = "benchmarks/results"
 PLAN = {
     "toybox": dict(trains=True, priority=9),
@@ -52,13 +53,13 @@ PLAN = {
     "toyfilms": dict(trains=True, priority=5),
     "toyacts": dict(trains=True, priority=4),
 
-    "cgvs/backbone": dict(after="toybox", trains=True, gpu=1, gib=64, hours=12, priority=9),
-    "cgvs/captioner": dict(after=SEEN, trains=True, **LONG, priority=9),
-    "cgvs/table1": dict(after=SPOKEN, files=TABLE, pictures=["", "_example", "_heatmaps"], gpu=1, hours=12, priority=9),
-    "cgvs/crops": dict(after=SEEN, trains=True, **LONG, priority=3),
-    "cgvs/table2": dict(after=f"{SEEN} cgvs/crops", files=TABLE, pictures=["", "_maps"], gpu=1, hours=12, priority=1),
-    "cgvs/films": dict(after=f"{SEEN} toyfilms", trains=True, **LONG, priority=3),
-    "cgvs/table3": dict(after=f"{SEEN} cgvs/crops cgvs/films", files=TABLE, pictures=[""], gpu=1, hours=12),
+    "cgvs/backbone": dict(after="toybox", trains=True, priority=9),
+    "cgvs/captioner": dict(after=SEEN, trains=True, priority=9),
+    "cgvs/table1": dict(after=SPOKEN, files=TABLE, pictures=["", "_example", "_heatmaps"], priority=9),
+    "cgvs/crops": dict(after=SEEN, trains=True, priority=3),
+    "cgvs/table2": dict(after=f"{SEEN} cgvs/crops", files=TABLE, pictures=["", "_maps"], priority=1),
+    "cgvs/films": dict(after=f"{SEEN} toyfilms", trains=True, priority=3),
+    "cgvs/table3": dict(after=f"{SEEN} cgvs/crops cgvs/films", files=TABLE, pictures=[""]),
     "cgvs/figure1": dict(after=f"{SPOKEN} cgvs/films", pictures=["a", "b"] if "cgvs/films" in SECTIONS else ["a"]),
     "cgvs/figure2": dict(after=f"{SPOKEN} cgvs/films", pictures=[""]),
     "cgvs/figure3": dict(after=SPOKEN, pictures=[""]),
@@ -67,9 +68,9 @@ PLAN = {
     "cgvs/protocol": dict(after="toybox", files=[".csv"]),
     "cgvs/limits": dict(after=SPOKEN, files=[".csv"], pictures=[""]),
 
-    "ebr/frames": dict(after="toyacts", trains=True, **LONG, priority=4),
-    "ebr/recogniser": dict(after="ebr/frames", trains=True, files=[".claims.csv"], **LONG, priority=4),
-    "ebr/table1": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=["", "_maps"], gpu=1, hours=24, priority=1),
+    "ebr/frames": dict(after="toyacts", trains=True, priority=4),
+    "ebr/recogniser": dict(after="ebr/frames", trains=True, files=[".claims.csv"], priority=4),
+    "ebr/table1": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=["", "_maps"], priority=1),
     "ebr/table2": dict(after="ebr/recogniser", files=TABLE, pictures=[""]),
     "ebr/table3": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=[""]),
     "ebr/table4": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=[""]),
@@ -80,24 +81,25 @@ PLAN = {
     "ebr/figure5": dict(after="ebr/frames ebr/recogniser", pictures=["abcdefgh"[k] for k in range(len(of("ebr/figure5", "shown")))]),
     "ebr/figure6": dict(after="ebr/frames ebr/recogniser", pictures=["abcdefgh"[k] + part for k in range(len(of("ebr/figure6", "shown"))) for part in ("", "_curve")]),
     "ebr/figure7": dict(after="ebr/recogniser", files=[".claims.csv"], pictures=[""]),
-    "ebr/captioner": dict(after=f"{SEEN} toyfilms", trains=True, **LONG, priority=5),
-    "ebr/table5": dict(after=f"{SPOKEN} ebr/captioner", files=TABLE, pictures=["", "_maps"], gpu=1, hours=12, priority=1),
+    "ebr/captioner": dict(after=f"{SEEN} toyfilms", trains=True, priority=5),
+    "ebr/table5": dict(after=f"{SPOKEN} ebr/captioner", files=TABLE, pictures=["", "_maps"], priority=1),
     "ebr/figure8": dict(after=f"{SEEN} cgvs/films ebr/captioner", files=ROWS, pictures=["", "b"]),
     "ebr/figure9": dict(after=f"{SEEN} ebr/captioner", pictures=[""]),
     "ebr/section6": dict(after=f"{SPOKEN} cgvs/films ebr/captioner", files=TABLE, reads=[f"{BENCHES}/words.csv"]),
     "ebr/protocol": dict(after="toyacts", files=[".csv"], pictures=[""]),
     "face_to_face": dict(after=f"{SEEN} cgvs/crops ebr/captioner", files=ROWS, pictures=["", "_maps"], reads=[f"{BENCHES}/explainers.csv"], priority=1),
 
-    "aoa/eyes": dict(after="toybox toycoco", trains=True, gpu=1, gib=128, hours=24, priority=5),
-    "aoa/captioners": dict(after="toycoco aoa/eyes", trains=True, gpu=1, gib=128, hours=48, priority=5),
-    "aoa/kinds": dict(after="toycoco aoa/eyes", trains=True, gpu=1, gib=128, hours=48, priority=5),
-    "aoa/finetuned": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds", trains=True, gpu=1, gib=128, hours=48, priority=5),
-    "aoa/numbers": dict(after="toycoco aoa/eyes", trains=True, gpu=1, gib=128, hours=48, priority=3),
-    "aoa/flickr30k": dict(after="toybox aoa/eyes", trains=True, files=ROWS, gpu=1, gib=128, hours=24, priority=2),
+    "aoa/proposals": dict(after="toycoco", trains=True, priority=5),
+    "aoa/eyes": dict(after="toybox toycoco", trains=True, priority=5),
+    "aoa/captioners": dict(after="toycoco aoa/eyes", trains=True, priority=5),
+    "aoa/kinds": dict(after="toycoco aoa/proposals aoa/eyes", trains=True, priority=5),
+    "aoa/finetuned": dict(after="toycoco aoa/proposals aoa/eyes aoa/captioners aoa/kinds", trains=True, priority=5),
+    "aoa/numbers": dict(after="toycoco aoa/eyes", trains=True, priority=3),
+    "aoa/flickr30k": dict(after="toybox aoa/eyes", trains=True, files=ROWS, priority=2),
     "aoa/table1": dict(after="toycoco aoa/eyes aoa/captioners", files=TABLE, pictures=[""]),
     "aoa/table2": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds aoa/finetuned", files=TABLE, pictures=[""], priority=1),
-    "aoa/table3": dict(after=f"{SEEN} cgvs/crops aoa/eyes aoa/flickr30k aoa/kinds", files=TABLE, pictures=["_maps"], gpu=1),
-    "aoa/table4": dict(after="toycoco aoa/eyes aoa/finetuned", files=TABLE, pictures=[""], gpu=1),
+    "aoa/table3": dict(after=f"{SEEN} cgvs/crops aoa/eyes aoa/flickr30k aoa/kinds", files=TABLE, pictures=["_maps"]),
+    "aoa/table4": dict(after="toycoco aoa/proposals aoa/eyes aoa/finetuned", files=TABLE, pictures=[""]),
     "aoa/figure1": dict(pictures=["", "b"]),
     "aoa/figure2": dict(pictures=["", "b"]),
     "aoa/figure3": dict(pictures=["", "b"]),
@@ -111,6 +113,7 @@ PLAN = {
     "claims": dict(files=[".csv"], pictures=[""], reads=["cgsaliency/reproduce/claimed.csv", *(f"{REPORTS}/{paper}/claims.csv" for paper in of("claims", "papers"))]),
 }
 if unknown := [section for section in SECTIONS if section not in PLAN]: raise WorkflowError(f"{SCALE}: no notebook is planned for {', '.join(unknown)}: the plan of the Snakefile knows {', '.join(PLAN)}")
+if unknown := [section for section in ASKED or {} if section != "all" and section not in PLAN]: raise WorkflowError(f"{PLANNED}: there is no notebook {', '.join(unknown)}: the plan of the Snakefile knows {', '.join(PLAN)}")
 
 
 def needs(section: str) -> list[str]:
@@ -125,22 +128,28 @@ def leaves(section: str) -> list[str]:
 # A notebook of a killed run may live on for a moment: the lock beside its page makes the next one wait for it, and tells `cgsaliency status` that it is at work.
 def lock(section: str) -> str: return str(Path(REPORTS, section).with_name(f".{Path(section).name}.lock"))
 # A scale may give a notebook several `processes`, which share training and explaining.
-LAUNCHER = "-m accelerate.commands.launch --num_machines 1 --main_process_port 0 --mixed_precision no --dynamo_backend no --num_processes"
+LAUNCHER = "-m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0 --mixed_precision no --dynamo_backend no --num_processes"
 def processes(section: str) -> int: return settings(section).get("processes", 1)
 def cores(section: str) -> int: return processes(section) * settings(section).get("cores", settings(section)["threads"])
+def planned(section: str) -> dict: return merge_settings(ASKED.get("all", {}), ASKED.get(section, {}))
+def gpus(section: str) -> int: return processes(section) * planned(section)["gpu"] if ASKED else 0
 def run(section: str) -> str:
     launched = f"{LAUNCHER} {processes(section)} " if processes(section) > 1 else ""
     polite = "OMP_WAIT_POLICY=PASSIVE " if cores(section) < processes(section) * settings(section)["threads"] else ""     # threads that wait leave their core to the notebook beside this one
-    return f"{polite}{sys.executable} tools/alone.py '{lock(section)}' {sys.executable} {launched}tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}' {' '.join(map(shlex.quote, needs(section)))}"
+    devices = f"{sys.executable} tools/with_gpus.py {gpus(section)} " if gpus(section) else ""
+    return f"{polite}{devices}{sys.executable} tools/alone.py '{lock(section)}' {sys.executable} {launched}tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}' {' '.join(map(shlex.quote, needs(section)))}"
 
-def asks(section: str) -> dict[str, int]: return {"gpu": processes(section) * PLAN[section].get("gpu", 0), "mem_mb": 1000 * PLAN[section].get("gib", 16), "runtime": 60 * PLAN[section].get("hours", 4)} if NAME == "paper" else {}
+def asks(section: str) -> dict[str, int]:
+    if ASKED is None: return {}
+    own = planned(section)
+    return {"gpu": gpus(section), "mem_mb": 1024 * own["memory_gib"], "disk_mb": 1000 * own["disk_gb"], "runtime": 60 * own["hours"]}
 
 
 rule all:
     input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/index.html"
 
 # What `make reproduce` asks for before all the rest, so that there is a table to look at soon: it takes both cores, which other notebooks would never leave free together.
-FIRST = [section for section in ("toycoco", "cgvs/backbone") if section in SECTIONS and NAME != "paper"]
+FIRST = [section for section in ("toycoco", "cgvs/backbone") if section in SECTIONS and ASKED is None]
 rule first:
     input: [f"{ARTIFACTS}/{section}.json" for section in FIRST]
 

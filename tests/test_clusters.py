@@ -3,7 +3,8 @@ import json, os, re, subprocess, sys
 from pathlib import Path
 
 import pytest
-import yaml
+
+from cgsaliency.core.scales import load_scale
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("ebr/figure3", "ebr/figure4")     # they need nothing of others
@@ -18,7 +19,7 @@ def wanted(folder): return [f"{folder}/reports/smoke/{name}.ipynb" for name in N
 def test_snakemake_takes_the_profile_and_plans_every_notebook(tmp_path, profile):
     planned = snakemake("--profile", f"profiles/{profile}", "--dry-run", *(["--cluster-generic-submit-cmd", "true"] if profile == "generic" else []), *told(tmp_path))
     assert planned.returncode == 0, planned.stderr[-2000:]
-    sections = [name for name in yaml.safe_load((ROOT / "nbs/papers/scales/smoke.yaml").read_text()) if name != "all"]
+    sections = [name for name in load_scale(ROOT / "nbs/papers/scales/smoke.yaml") if name != "all"]
     assert all(f"{tmp_path}/reports/smoke/{name}.ipynb" in planned.stdout + planned.stderr for name in sections) and len(sections) > 50
 
 
@@ -29,12 +30,16 @@ def asked(planned: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_what_trains_asks_for_a_gpu_at_the_scale_of_the_papers(tmp_path, profile):
+def test_at_the_scale_of_the_papers_each_job_asks_for_what_the_plan_says(tmp_path, profile):
     planned = snakemake("--profile", f"profiles/{profile}", "--dry-run", "--config", "scale=paper", f"data={tmp_path}", f"reports={tmp_path}/reports", f"artifacts={tmp_path}/artifacts")
     assert planned.returncode == 0, planned.stderr[-2000:]
-    found = asked(planned.stdout + planned.stderr)
-    assert len(found) > 50 and all(found[name]["gpu"] == "1" and int(found[name]["mem_mb"]) >= 64000 for name in ("cgvs_captioner", "ebr_frames", "aoa_captioners"))
-    assert found["ebr_figure3"].get("gpu", "0") == "0" and found["ebr_figure3"]["mem_mb"] == "16000"
+    found, plan = asked(planned.stdout + planned.stderr), load_scale(ROOT / "nbs/papers/plans/paper.yaml")
+    sections = [name for name in load_scale(ROOT / "nbs/papers/scales/paper.yaml") if name != "all"]
+    assert len(sections) > 50 and plan["cgvs/captioner"]["gpu"] == 1
+    for section in sections:
+        own, job = plan["all"] | plan.get(section, {}), found[section.replace("/", "_")]
+        wanted = {"gpu": own["gpu"], "mem_mb": 1024 * own["memory_gib"], "disk_mb": 1000 * own["disk_gb"], "runtime": 60 * own["hours"]}
+        assert {name: int(job.get(name, 0)) for name in wanted} == wanted, section
 
 
 def whole(folder): return all("execution_count" in path.read_text() for path in map(Path, wanted(folder)))
@@ -74,6 +79,7 @@ def test_kubernetes_through_a_kubectl_that_this_machine_plays(tmp_path):
     jobs = [json.loads(path.read_text()) for path in tmp_path.glob("cgsaliency-*.json")]
     own = jobs[0]["spec"]["template"]["spec"]["containers"][0]
     assert len(jobs) == 1 and own["workingDir"] == str(ROOT) and own["resources"]["requests"] == {"cpu": "1", "memory": "16000Mi"} and own["resources"]["limits"]["nvidia.com/gpu"] == "0"
+    assert jobs[0]["spec"]["activeDeadlineSeconds"] == 240 * 60 and jobs[0]["metadata"]["annotations"] == {"cgsaliency/disk": "1000 MB"}
 
 
 def test_a_cluster_that_refuses_says_so(tmp_path):

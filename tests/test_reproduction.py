@@ -3,10 +3,9 @@ import re, subprocess, sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cgsaliency.core.artefacts import read_json
-from cgsaliency.core.scales import SCALES, read_scale
+from cgsaliency.core.scales import SCALES, load_scale, read_scale
 from cgsaliency.reproduce.status import status, told
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +22,7 @@ def snakemake(tmp_path: Path, **config: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("scale", scales)
 def test_every_section_of_a_scale_has_its_notebook_and_runs(scale, tmp_path):
     assert scale in SCALES
-    sections = [name for name in yaml.safe_load((PAPERS / f"scales/{scale}.yaml").read_text()) if name != "all"]
+    sections = [name for name in load_scale(PAPERS / f"scales/{scale}.yaml") if name != "all"]
     ran = snakemake(tmp_path, scale=scale, **({} if "toybox" in sections else {"data": str(tmp_path)}))
     assert ran.returncode == 0, ran.stderr
     said = ran.stdout + ran.stderr
@@ -34,7 +33,7 @@ def test_every_section_of_a_scale_has_its_notebook_and_runs(scale, tmp_path):
 
 
 def test_the_smallest_scale_runs_every_notebook():
-    sections = yaml.safe_load((PAPERS / "scales/smoke.yaml").read_text()).keys() - {"all"}
+    sections = load_scale(PAPERS / "scales/smoke.yaml").keys() - {"all"}
     notebooks = {path.relative_to(PAPERS).with_suffix("").as_posix() for path in PAPERS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
     assert sections == notebooks
 
@@ -42,7 +41,7 @@ def test_the_smallest_scale_runs_every_notebook():
 @pytest.mark.parametrize("scale", scales)
 def test_scales_differ_in_values_alone(scale):
     "A setting that one scale lacks stops its notebook; so all have the settings of the smallest, or give weights instead of a training."
-    smallest, own = (yaml.safe_load((PAPERS / f"scales/{name}.yaml").read_text()) for name in ("smoke", scale))
+    smallest, own = (load_scale(PAPERS / f"scales/{name}.yaml") for name in ("smoke", scale))
     trained, machine = {"window", "min_count", "weights"}, {"threads", "cores", "processes"}
     for section in own.keys() - {"all"}:
         assert own[section].keys() - machine - trained == smallest[section].keys() - machine - trained, section
