@@ -1,20 +1,31 @@
 """Video loaders on broken files, one fault at a time, and on the official files and real clips, where they are."""
-import io, json, re, shutil, zipfile
+import gc, io, json, os, re, shutil, subprocess, sys, time, weakref, zipfile
 from collections import Counter
 from fractions import Fraction
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 import av
+import psutil
 import pytest
+from dying import forked, was_killed
 from faults import refused
 from PIL import Image, ImageDraw
 
 from cgsaliency.core.records import Record
-from cgsaliency.data.frames import evenly, read_frames, video_size, video_times, write_video
+from cgsaliency.data import frames as media
+from cgsaliency.data.frames import evenly, frames_in_chunks, read_frames, stated_pace, video_size, video_times, write_video
 from cgsaliency.data.msrvtt import load_msrvtt, part_of, read_msrvtt
 from cgsaliency.data.msvd import NUMBERS, load_msvd, read_descriptions, read_mapping
+from cgsaliency.data.thumos14 import load_thumos14
+from cgsaliency.data.toyacts import make_thumos14, make_ucf101
 from cgsaliency.data.toyfilms import make_msrvtt, make_msvd
+from cgsaliency.data.ucf101 import load_ucf101
+from cgsaliency.data.video_index import VideoIndex
+from cgsaliency.data.video_reader import iterate_chunks, iterate_clips
 from cgsaliency.models.backbone import Backbone
 from cgsaliency.models.clips import ClipDescriber
 from cgsaliency.models.descriptors import Describer
@@ -140,9 +151,9 @@ def test_no_feature_is_written_of_a_film_that_breaks_in_the_middle(films, tmp_pa
     records = [Record("good", films["mp4"], 96, 64), Record("broken", tmp_path / "broken.mp4", *video_size(tmp_path / "broken.mp4"))]
     describer = ClipDescriber(Describer(Backbone("toynet"), rows=2, columns=2), frames=3)
     refused(lambda: describer.store(tmp_path / "features", records, progress=False), "broken.mp4: cannot be decoded whole")
-    assert not list((tmp_path / "features").rglob("c/*"))
+    assert not list((tmp_path / "features").rglob("*.safetensors"))
     assert describer.store(tmp_path / "features", records[:1], progress=False).shape == (3, 96)
-    assert list((tmp_path / "features").rglob("c/*"))
+    assert list((tmp_path / "features").rglob("*.safetensors"))
 
 
 # Both data sets: a listed clip whose video is missing or broken
@@ -378,3 +389,155 @@ def test_a_real_clip_cut_off_is_refused(shared_data, tmp_path):
     path = sorted((shared_data / "msvd/videos").glob("*.avi"))[0]
     (tmp_path / path.name).write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     for use in (video_size, read_frames): refused(lambda: use(tmp_path / path.name), f"{path.name}: is cut off")
+
+
+# The index of the videos, and worker processes
+
+ALL = ("frame_size", "pace", "frame_times")
+
+
+def opens_none(*_, **__):
+    raise AssertionError("a video was opened")
+
+
+@pytest.mark.parametrize("fault", [None, "missing", "half cut off"])
+def test_with_an_index_the_records_are_the_same_and_a_second_loading_opens_no_video(name, copy, tmp_path, fault):
+    _, load, _ = SETS[name]
+    if fault: FAULTS[fault][0](load(copy).records[1].path)
+    plain = load(copy, broken="skip")
+    assert load(copy, broken="skip", index=VideoIndex(tmp_path / "index")) == plain
+    with patch("cgsaliency.data.frames.av.open", opens_none):
+        again = load(copy, broken="skip", index=VideoIndex(tmp_path / "index"))
+    assert again == plain and len(again.skipped) == bool(fault)
+    if fault: refused(lambda: load(copy, index=VideoIndex(tmp_path / "index")), FAULTS[fault][1])
+
+
+def test_records_of_actions_are_the_same_with_an_index(tmp_path):
+    clips, films = make_ucf101(tmp_path / "ucf101", 1, 1, 1, seed=3), make_thumos14(tmp_path / "thumos14", 1, 1, seed=3)
+    loads = {"frames": partial(load_ucf101, clips, "test"), "boxes": partial(load_ucf101, clips, "test", boxes="official"), "films": partial(load_thumos14, films, "test")}
+    for kind, load in loads.items():
+        plain = load()
+        assert load(index=VideoIndex(tmp_path / kind)) == plain
+        with patch("cgsaliency.data.frames.av.open", opens_none): assert load(index=VideoIndex(tmp_path / kind)) == plain
+
+
+def test_several_processes_fill_one_index(films, tmp_path):
+    paths = [Path(shutil.copy(films["avi"], tmp_path / f"{k}.avi")) for k in range(40)]
+
+    def fill(mine: list[Path]) -> None:
+        index = VideoIndex(tmp_path / "index")
+        for path in mine: index.frame_times(path)
+
+    for number in [forked(partial(fill, paths[k::4] + paths[:5])) for k in range(4)]: assert not was_killed(number)
+    lines = (tmp_path / "index/videos.jsonl").read_text().splitlines()
+    assert {json.loads(line)["path"] for line in lines} == {str(path) for path in paths}
+    with patch("cgsaliency.data.frames.av.open", opens_none):
+        index = VideoIndex(tmp_path / "index")
+        assert {index.frame_times(path) for path in paths} == {tuple(k / 25 for k in range(40))}
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_an_index_whose_writer_died_within_a_line_goes_on(films, tmp_path, cut):
+    paths = [Path(shutil.copy(films["avi"], tmp_path / f"{k}.avi")) for k in range(3)]
+    VideoIndex(tmp_path).build(paths[:2], ALL)
+    whole = VideoIndex(tmp_path).path.read_bytes()
+    VideoIndex(tmp_path).path.write_bytes(whole[:-cut])
+    index = VideoIndex(tmp_path)
+    assert index.known_times(paths[0]) and not index.known_times(paths[1])
+    for _ in range(2): assert not index.build(paths, ALL)
+    with patch("cgsaliency.data.frames.av.open", opens_none): assert [len(VideoIndex(tmp_path).frame_times(path)) for path in paths] == [40] * 3
+    assert len(VideoIndex(tmp_path).path.read_text().splitlines()) == 4
+
+
+def test_a_broken_video_is_never_in_the_index(films, tmp_path):
+    for fault, (damage, says) in FAULTS.items():
+        path = Path(shutil.copy(films["mp4"], tmp_path / "film.mp4"))
+        damage(path)
+        index = VideoIndex(tmp_path / "index")
+        (error,) = index.build([path], ALL).values()
+        assert says in str(error)
+        for use in (video_size, video_times): refused(lambda: use(path, index), says, path.name)
+        refused(lambda: read_frames(path, index=index), says)
+        refused(lambda: list(iterate_clips([path], index=index)), says)
+        refused(lambda: list(iterate_chunks([path], index=index)), says)
+        assert not index.path.exists(), fault
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", ["avi", "mp4"])
+def test_a_video_of_variable_rate_or_order_is_read_alike_with_an_index(films, tmp_path, kind):
+    stamps = [0, 1, 2, 30, 31, 80, 81, 82, 83, 200]
+    late = write_video(tmp_path / "late.mp4", [running(k) for k in range(10)], rate=25, times=stamps)
+    for path in late, films[kind]:
+        index = VideoIndex(tmp_path / "index")
+        for _ in range(2):
+            for count in 1, 4, 26, 100:
+                plain, known = read_frames(path, count), read_frames(path, count, index=index)
+                assert (plain.times, plain.indices, plain.total) == (known.times, known.indices, known.total)
+                assert [one.tobytes() for one in plain.frames] == [one.tobytes() for one in known.frames]
+        assert index.frame_times(path) == video_times(path)
+
+
+def test_no_decode_more_than_needed(films):
+    with patch("cgsaliency.data.frames._decoded", wraps=media._decoded) as decoded:
+        for count in None, 1, 26: read_frames(films["avi"], count)
+        assert decoded.call_count == 3
+        list(frames_in_chunks(films["avi"], 7))
+        assert decoded.call_count == 4
+
+
+def test_frames_in_chunks_hold_no_more_than_a_chunk(tmp_path):
+    path = write_video(tmp_path / "long.avi", [running(k % 40) for k in range(300)])
+    held = []
+    for chunk in frames_in_chunks(path, 10):
+        held = [one for one in held if one() is not None] + [weakref.ref(frame) for frame in chunk]
+        del chunk
+        gc.collect()
+        assert len([one for one in held if one() is not None]) <= 10
+
+
+def test_workers_give_what_one_process_gives_and_stop_when_they_are_ahead(films, tmp_path):
+    paths = [Path(shutil.copy(films["avi"], tmp_path / f"{k}.avi")) for k in range(12)]
+    index = VideoIndex(tmp_path / "index")
+    clips = iterate_clips(paths, 4, attrgetter("indices"), workers=2, ahead=1, index=index)
+    first = next(clips)
+    time.sleep(1.5)
+    known = sum(index.known_times(path) is not None for path in paths)
+    assert first == (0, 13, 26, 39) and 1 <= known <= 7                    # the one that was taken; in each worker a result that waits, one on its way, one made
+    assert [first, *clips] == list(iterate_clips(paths, 4, attrgetter("indices"))) and all(index.known_times(path) for path in paths)
+
+
+KILLED = """
+import itertools, sys, time
+from cgsaliency.data.parallel import ordered_results
+
+if __name__ == "__main__":
+    results = ordered_results(itertools.count, [0, 1], workers=2, ahead=2)
+    next(results)
+    import multiprocessing
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_of_a_process_that_is_killed_end(tmp_path):
+    (tmp_path / "work.py").write_text(KILLED)
+    work = subprocess.Popen([sys.executable, tmp_path / "work.py"], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
+    workers = [int(number) for number in work.stdout.readline().split()]
+    assert len(workers) == 2 and all(psutil.pid_exists(number) for number in workers)
+    work.kill()
+    work.wait()
+    work.stdout.close()
+    gone, left = psutil.wait_procs([psutil.Process(number) for number in workers if psutil.pid_exists(number)], timeout=20)
+    assert not left
+
+
+def test_real_clips_are_read_alike_by_workers_and_with_an_index(shared_data, tmp_path):
+    paths = sorted((shared_data / "msvd/videos").glob("*.avi"))[:4] + sorted((shared_data / "ucf101").rglob("*.mp4"))[:2]
+    index = VideoIndex(tmp_path)
+    assert not index.build(paths, ALL, workers=2, progress=False)
+    for path, clip in zip(paths, iterate_clips(paths, 8, workers=2, index=index), strict=True):
+        plain = read_frames(path, 8)
+        assert (clip.times, clip.indices, clip.total, clip.width, clip.height) == (plain.times, plain.indices, plain.total, plain.width, plain.height)
+        assert [one.tobytes() for one in clip.frames] == [one.tobytes() for one in plain.frames]
+        assert index.pace(path) == stated_pace(path) and index.frame_times(path) == video_times(path) and index.frame_size(path) == video_size(path)
