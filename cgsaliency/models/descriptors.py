@@ -20,6 +20,7 @@ from ..core.contracts import Descriptors
 from ..core.errors import BadInput
 from ..core.geometry import Grid, View
 from ..core.records import Record
+from ..core.run import best_device, device_of, to_device
 from ..data.frames import pictures_of
 from .backbone import Backbone
 from .features import FeatureStore
@@ -57,12 +58,30 @@ class Describer:
 
     def __call__(self, records: Sequence[Record]) -> Tensor:
         "The records' descriptors, B × m × D. Raises BadInput for a picture that cannot be read."
-        return self.cells_of(pictures_of([record.path for record in records], [self.view_of(record) for record in records]))
+        return self.cells_of(self.inputs_of(records))
+
+    def inputs_of(self, records: Sequence[Record]) -> Tensor:
+        "The network's inputs, B × 3 × height × width in [0, 1]. Raises BadInput for a picture that cannot be read."
+        return pictures_of([record.path for record in records], [self.view_of(record) for record in records])
+
+    @property
+    def device(self) -> torch.device:
+        "The device that the backbone computes on."
+        return device_of(self.backbone)
 
     @torch.inference_mode()
-    def cells_of(self, pictures: Tensor) -> Tensor:
-        "Descriptors B × m × D of inputs, B × 3 × height × width in [0, 1]."
-        maps = self.backbone(F.pad(pictures, (self.border,) * 4, mode="reflect").to(self.backbone.mean.device))
+    def cells_of(
+        self,
+        pictures: Tensor,        # B × 3 × height × width in [0, 1], or bytes
+        batch_size: int = 64,    # of them that go through the network together, which bounds the memory
+    ) -> Tensor:
+        "Return the descriptors of the inputs, B × m × D, on the CPU."
+        return torch.cat([self._cells(some) for some in pictures.split(batch_size)])
+
+    def _cells(self, pictures: Tensor) -> Tensor:
+        inputs = to_device(pictures, self.device)
+        if not inputs.is_floating_point(): inputs = inputs.float() / 255
+        maps = self.backbone(F.pad(inputs, (self.border,) * 4, mode="reflect"))
         skip = int(self.border / self.backbone.grid.down)
         maps = maps[..., skip:skip + self.backbone.grid.rows, skip:skip + self.backbone.grid.columns]
         return self._pooled(maps)[0].flatten(2).transpose(1, 2).cpu()
@@ -83,7 +102,7 @@ class Describer:
         by_id = {record.id: record for record in records}
         pictures = {record.id: [record.width, record.height] for record in records}
         store = FeatureStore(folder, self.key() | {"sizes": pictures}, list(by_id), (self.rows * self.columns, self.backbone.channels))
-        return store.extract(lambda ids: self([by_id[id] for id in ids]), progress)
+        return store.extract(self.cells_of, progress, lambda ids: self.inputs_of([by_id[id] for id in ids]), self.device)
 
 # %% ../../nbs/models/descriptors.ipynb #61f40e0b
 def describer_of(
@@ -91,14 +110,14 @@ def describer_of(
     folder: Path | None = None,     # in which a relative path of weights lies
     where: object = "describer",    # named in errors
 ) -> Describer:
-    "The describer with these settings. Raises BadInput for a setting that does not exist, and as `Backbone` does."
+    "The describer with these settings, on the best device. Raises BadInput for a setting that does not exist, and as `Backbone` does."
     known = {"network", "layer", "weights", "size", "sizes", "rows", "columns", "view", "border"}
     strange = sorted(set(settings) - known)
     if strange or "network" not in settings:
         raise BadInput(where, f"has no setting '{strange[0]}'" if strange else "names no network", f"Its settings are {', '.join(sorted(known))}")
     weights = settings.get("weights")
     if weights not in (None, "imagenet") and folder is not None: weights = Path(folder) / weights
-    backbone = Backbone(settings["network"], settings.get("layer"), weights, settings.get("size"), **settings.get("sizes", {}))
+    backbone = Backbone(settings["network"], settings.get("layer"), weights, settings.get("size"), **settings.get("sizes", {})).to(best_device())
     return Describer(backbone, **{name: settings[name] for name in ("rows", "columns", "view", "border") if name in settings})
 
 def load_describer(

@@ -8,6 +8,7 @@ __all__ = ['DTYPES', 'half_precision', 'checksums', 'write_block', 'read_block',
 # %% ../../nbs/models/features.ipynb #08076d0c
 import json, zlib
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
@@ -142,6 +143,7 @@ class FeatureStore:
         progress: bool = True,               # whether a progress bar is shown
         load: Callable[[list[str]], Any] = lambda ids: ids,   # from ids to what `describe` takes, in CPU memory; on a GPU it works ahead, in a thread
         device: torch.device = torch.device("cpu"),           # to which that is moved
+        stream: Callable[[list[str]], Iterator[Tensor]] | None = None,   # instead of `load`: from all ids that are to be extracted to what each of them gives, in their order
     ) -> "FeatureStore":
         "Extract the blocks that are missing, and return the store; processes that a launcher started share them. Raises BadInput as `half_precision` does."
         rank, size = rank_and_size()
@@ -152,6 +154,9 @@ class FeatureStore:
             wait_for_all()                                   # all have looked before the first writes
             if len(missing): self._loaded = None
             own = missing[missing % size == rank]
+            if stream is not None:
+                each = stream([name for k in own for name in self.names(k)])
+                load = lambda ids: torch.stack(list(islice(each, len(ids))))
             loaded = batches_on(device, lambda k: load(self.names(k)), own)
             for k, inputs in zip(tqdm(own, desc="features", disable=not progress or not len(missing) or rank > 0), loaded):
                 with torch.inference_mode(), mixed_precision(device): values = describe(inputs)

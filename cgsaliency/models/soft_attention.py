@@ -6,7 +6,7 @@
 __all__ = ['SoftAttention', 'attention_loss', 'attention_targets']
 
 # %% ../../nbs/models/soft_attention.ipynb #d549075f
-from typing import Sequence
+from typing import Any, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from ..core.errors import BadInput
 from ..core.geometry import View
 from ..core.records import Record
 from ..data.text import Vocabulary
-from .captioning import Captioning, alike_long, captioning_loss
+from .captioning import Captioning, alike_long, captioning_loss, captions_per_image, count_words
 
 # %% ../../nbs/models/soft_attention.ipynb #9d4220d0
 class SoftAttention(Captioning):
@@ -87,21 +87,21 @@ class SoftAttention(Captioning):
 # %% ../../nbs/models/soft_attention.ipynb #281199c1
 def attention_loss(
     model: SoftAttention,
-    batch: tuple[Tensor, ...],  # values B × m × D; captions B × k × n, -1 after the end of sentence; with `supervised` also maps, B × k × n × m
+    batch: tuple[Any, ...],     # values B × m × D; captions B × k × n, -1 after the end of sentence; with `supervised` also maps, B × k × n × m
     doubly: float = 0.0,        # weight λ of the doubly stochastic penalty
     supervised: float = 0.0,    # weight μ of the maps
 ) -> Tensor:
     "Mean cross-entropy of the captions' words and ends, nats a word, with the terms for attention (Xu et al. 2015, Eq. 14; Liu et al. 2017, Eq. 8)."
     values, captions, *maps = batch
     state, total = model.begin(values), 0
-    for of, targets in alike_long(captions):
-        scores, weights = model.steps(tuple(part.index_select(0, of // captions.shape[1]) for part in state), targets.clamp(min=0))
+    for of, targets in alike_long(captions, device=values.device):
+        scores, weights = model.steps(tuple(part.index_select(0, of // captions_per_image(captions)) for part in state), targets.clamp(min=0))
         said = targets.ge(0)
-        total = total + F.cross_entropy(scores[said], targets[said], reduction="sum")
-        spoken = (weights * said[..., None]).sum(1)[said.any(1)]
-        if doubly: total = total + doubly * ((1 - spoken) ** 2).sum()
-        if supervised: total = total - supervised * (maps[0].flatten(0, 1)[of, :said.shape[1]] * (weights + 1e-8).log())[said].sum()
-    return total / captions.ge(0).sum()
+        total = total + F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+        attended = (weights * said[..., None]).sum(1)
+        if doubly: total = total + doubly * (((1 - attended) ** 2).sum(1) * said.any(1)).sum()
+        if supervised: total = total - supervised * (maps[0].flatten(0, 1)[of, :said.shape[1]] * (weights + 1e-8).log() * said[..., None]).sum()
+    return total / count_words(captions)
 
 # %% ../../nbs/models/soft_attention.ipynb #b63ea3e1
 def attention_targets(
