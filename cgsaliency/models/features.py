@@ -53,9 +53,10 @@ def checksums(
 def write_block(
     path: Path,       # a .safetensors file
     values: np.ndarray,   # B × shape, float16 or uint8
+    **more: np.ndarray,   # what else the file holds
 ) -> None:
     "Write the block with its checksums, whole or not at all."
-    with written_whole(path) as part: save_file({"features": np.ascontiguousarray(values), "crc32": checksums(values)}, part)
+    with written_whole(path) as part: save_file({"features": np.ascontiguousarray(values), "crc32": checksums(values), **more}, part)
 
 def read_block(
     path: Path,              # of `write_block`
