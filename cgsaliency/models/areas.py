@@ -6,15 +6,17 @@
 __all__ = ['FORMS', 'TERMS', 'FEEDBACKS', 'Scores', 'Areas', 'areas_loss', 'About', 'area_captioner']
 
 # %% ../../nbs/models/areas.ipynb #39e79ada
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.contracts import at_least_float32
 from ..core.errors import BadInput
+from ..core.run import device_of
 from ..data.text import Vocabulary
-from .captioning import Captioning
+from .captioning import Captioning, trimmed_captions
 from .colours import taught_scenes
 from .joint import Products, Steps, fits, linear
 
@@ -204,13 +206,13 @@ class Areas(Captioning):
 # %% ../../nbs/models/areas.ipynb #dcf52806
 def areas_loss(
     model: Areas,
-    batch: tuple[Tensor, ...],  # regions B × R × D; captions B × k × n, indices, -1 after the end of sentence; the picture's vector B × image, and B × R booleans, as `begin` takes them
+    batch: tuple[Any, ...],     # regions B × R × D; captions B × k × n, indices, -1 after the end of sentence; the picture's vector B × image, and B × R booleans, as `begin` takes them
 ) -> Tensor:
     "Mean cross-entropy of the captions' words and ends, nats a word (aoa, section 3.3)."
     values, captions, *more = batch
-    spoken = captions[..., :max(int(captions.ge(0).sum(-1).max()), 1)]
-    scores, said = model.logits_of_all(model.begin(values, *more), spoken.clamp(min=0)), spoken.ge(0)
-    return F.cross_entropy(scores[said], spoken[said])
+    spoken = trimmed_captions(captions, values.device)
+    scores = model.logits_of_all(model.begin(values, *more), spoken.clamp(min=0))
+    return F.cross_entropy(scores.flatten(0, 2), spoken.flatten(), ignore_index=-1)
 
 # %% ../../nbs/models/areas.ipynb #eb92caca
 class About:
@@ -227,7 +229,12 @@ class About:
         "As the captioner's."
         return self.model.encode_words(tokens, cut)
 
-    def _image(self, values: Tensor) -> Tensor: return self.image.expand(len(values), -1)
+    @property
+    def device(self) -> torch.device:
+        "Where the captioner computes."
+        return device_of(self.model)
+
+    def _image(self, values: Tensor) -> Tensor: return self.image.to(values.device).expand(len(values), -1)
 
     def log_probs(self, values: Tensor, words: Tensor) -> Tensor:
         "log p(· | words before t, regions, picture), B × n × V."

@@ -7,7 +7,7 @@ __all__ = ['CUTS', 'KINDS', 'Cut', 'Transformers', 'patches', 'described', 'pool
 
 # %% ../../nbs/models/looking.ipynb #70ffc66b
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from .action import ToyVGG
 from .areas import Areas, areas_loss
 from .captioning import Captioning
 from .receptive import grid_of
+from .weights import load_weights
 
 # %% ../../nbs/models/looking.ipynb #53ec0114
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def pooled_boxes(
     boxes: Tensor,   # B × R × (x0, y0, x1, y1), input pixels
 ) -> Tensor:
     "The largest values in each box, B × R × D."
-    corners = grid.position(boxes.double().unflatten(2, (2, 2)))                             # in cells, 0 at the first centre
+    corners = grid.position(boxes.float().unflatten(2, (2, 2)))                             # in cells, 0 at the first centre
     first, final = corners[:, :, 0].ceil(), corners[:, :, 1].floor()
     middle = corners.mean(2).round()
     none = first > final
@@ -129,6 +130,7 @@ class Eyes(nn.Module):
         if kind not in KINDS: raise BadInput("eyes", f"there is no kind '{kind}' of regions", f"Choose one of {', '.join(KINDS)}")
         self.cut, self.kind, self.stride, self.border = CUTS[network], kind, stride, border
         self.network = self.cut.build(**sizes)
+        self.network.classifier = self.network.classifier[:self.cut.whole or 0]      # what gives the classes is not used, and would have no gradient
         for statistic in ("mean", "std"): self.register_buffer(statistic, torch.tensor(getattr(self.cut, statistic)).view(3, 1, 1), persistent=False)
         with torch.no_grad():
             gamma = self.lower(torch.zeros(1, 3, self.cut.size, self.cut.size))
@@ -142,13 +144,23 @@ class Eyes(nn.Module):
         super().train(mode).network.train(False)
         return self
 
+    def load(
+        self,
+        weights: dict[str, Tensor],   # of the whole network, by name
+    ) -> "Eyes":
+        "The eyes with these weights of the network; those of layers that are not used are left out. Raises BadInput as `load_weights`."
+        used = tuple(f"classifier.{k}." for k in range(len(self.network.classifier)))
+        load_weights(self.network, {name: value for name, value in weights.items() if not name.startswith("classifier.") or name.startswith(used or ("\0",))})
+        return self
+
     @property
     def last(self) -> nn.Sequential:
         "The layers from γ to the last map."
         return self.network.features[self.cut.gamma:self.cut.map]
 
     def lower(self, pictures: Tensor) -> Tensor:
-        "γ, B × C × H × W, from B × 3 × size × size pictures in [0, 1]."
+        "γ, B × C × H × W, from B × 3 × size × size pictures in [0, 1], or bytes."
+        if not pictures.is_floating_point(): pictures = pictures.float() / 255
         return self.network.features[:self.cut.gamma]((pictures - self.mean) / self.std)
 
     def map_of(self, gamma: Tensor) -> Tensor:
@@ -218,7 +230,7 @@ class Looker(Captioning):
 
 def looking_loss(
     model: Looker,
-    batch: tuple[Tensor, ...],  # γ, or pictures B × 3 × size × size, with which the network learns; captions B × k × n; boxes and which there are
+    batch: tuple[Any, ...],     # γ, or pictures B × 3 × size × size, with which the network learns; captions B × k × n; boxes and which there are
 ) -> Tensor:
     "Mean cross-entropy of the captions' words and ends, nats a word (aoa, section 3.3)."
     seen, captions, *more = batch
