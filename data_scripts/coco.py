@@ -1,10 +1,12 @@
-"""MSCOCO 2014: pictures, captions, boxes, and Karpathy's split. `python data_scripts/coco.py DATA [--only annotations] [--check] [--prepare]`."""
+"""MSCOCO 2014: pictures, captions, boxes, and Karpathy's split. `python data_scripts/coco.py DATA [--only annotations] [--check]`.
+
+Object proposals are no part of the data: the reproduction finds them (notebook aoa/proposals), with the settings of its scale.
+"""
 import sys
 from pathlib import Path
 
 from cgsaliency.core.errors import BadInput
-from cgsaliency.data.coco import karpathy_splits, load_coco, read_listing
-from cgsaliency.data.proposals import ProposalStore
+from cgsaliency.data.coco import karpathy_splits, read_listing
 from fetching import DataSet, Source, compared, counted, main
 
 BY_HAND = """Nothing has to be asked for. All of it takes 20 GB, and as much again while it is unpacked; `--only annotations` takes 0.3 GB. It goes into
@@ -26,16 +28,9 @@ def check(folder: Path, pictures: dict = PICTURES):
     return problems
 
 
-def prepare(data: Path) -> None:
-    for part in ("train", "val", "test"):
-        store = ProposalStore(data / "coco/proposals", load_coco(data, part).records, method="edge_boxes", most=100)
-        store.find()
-        print(f"{data / 'coco/proposals'}: proposals of {part}")
-
-
 COCO = DataSet("MSCOCO", "coco", BY_HAND, check, (
     Source("http://images.cocodataset.org/annotations/annotations_trainval2014.zip", "annotations_trainval2014.zip", "md5:0a379cfc70b0e71301e0f377548639bd", ".", "annotations"),
     Source("https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip", "caption_datasets.zip", "", ".", "annotations"),
     Source("http://images.cocodataset.org/zips/train2014.zip", "train2014.zip", "md5:0da8c0bd3d6becc4dcb32757491aca88", ".", "pictures"),
-    Source("http://images.cocodataset.org/zips/val2014.zip", "val2014.zip", "md5:a3d79f5ed8d289b7a7554ce06a5782b3", ".", "pictures")), prepare, "object proposals of all pictures (Edge Boxes)")
+    Source("http://images.cocodataset.org/zips/val2014.zip", "val2014.zip", "md5:a3d79f5ed8d289b7a7554ce06a5782b3", ".", "pictures")))
 if __name__ == "__main__": sys.exit(main(COCO))

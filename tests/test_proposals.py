@@ -155,7 +155,7 @@ def test_it_goes_on_where_it_was_and_gives_the_same_bytes(kept, records):
     before, times = [path.read_bytes() for path in paths], [path.stat().st_mtime_ns for path in paths]
     paths[1].unlink()
     again = ProposalStore(kept.folder, records, block=2)
-    refused(lambda: again["0"], "is not there", "made again by `find`")
+    refused(lambda: again["2"], "is not there", "made again by `find`")
     again.find(progress=False)
     assert [path.read_bytes() for path in paths] == before
     assert [path.stat().st_mtime_ns == time for path, time in zip(paths, times)] == [True, False, True]
@@ -228,3 +228,29 @@ def test_photographs(shared_data):
         for name, find in FINDERS.items(): found[name].append(recalled(find(picture, 50)[0], truth, 50))
     shares = {name: torch.cat(own).float().mean().item() for name, own in found.items()}
     assert min(shares["edge_boxes"], shares["selective_search"]) > shares["grid"], shares
+
+
+def test_workers_write_the_same_bytes(kept, records, tmp_path):
+    for workers in 1, 3:
+        store = ProposalStore(tmp_path / str(workers), records, block=2).find(progress=False, workers=workers)
+        assert [path.read_bytes() for path, _, _ in store.blocks] == [path.read_bytes() for path, _, _ in kept.blocks]
+        assert list(store.seconds()) == [record.id for record in records]
+    broken = Record("cut", tmp_path / "cut.png", 160, 120)
+    refused(lambda: ProposalStore(tmp_path / "broken", [*records, broken], block=2).find(progress=False, workers=2), "cut.png", "there is no such picture")
+    assert len(list((tmp_path / "broken").glob("*.safetensors"))) == 2                                   # what was whole before it stays
+
+
+def test_boxes_of_many_are_those_of_each_alone(kept, records):
+    "In any order, some twice, across files: as one picture after the other by `View.boxes`."
+    order = [4, 0, 3, 0, 1]
+    own = [records[k] for k in order]
+    for make in View.whole, View.central:
+        views = [make(record.width, record.height, 224) for record in own]
+        boxes, there = kept.boxes_of(own, views, 70)
+        for k, (record, view) in enumerate(zip(own, views)):
+            alone, mask = kept.boxes_of([record], [view], 70)
+            assert torch.equal(boxes[k], alone[0]) and torch.equal(there[k], mask[0])
+            found = kept[record.id][0]
+            seen = view.boxes(found)
+            enough = (seen[:, 2:] - seen[:, :2]).prod(1) >= 0.5 * (found[:, 2:] - found[:, :2]).prod(1) * (224 / view.width) * (224 / view.height)
+            assert torch.equal(seen[enough][:70], boxes[k][there[k]])
