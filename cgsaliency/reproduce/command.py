@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     asked(one)
     asked(command("models", _models, "the captioners that a run has left, and the methods that fit them", "models", "models --json"), model=False)
     def run_of(one: argparse.ArgumentParser) -> None:
-        for name, default, says in (("scale", "toybox", "smoke, toybox, sample or paper"), ("data", "", "folder of the data sets, for scales that draw none"), ("reports", "reports", "folder of the reports"), ("artifacts", "artifacts", "folder of data, features and models")):
+        for name, default, says in (("scale", "toybox", "smoke, toybox, sample, rehearsal or paper"), ("data", "", "folder of the data sets, for scales that draw none"), ("reports", "reports", "folder of the reports"), ("artifacts", "artifacts", "folder of data, features and models")):
             one.add_argument(f"--{name}", default=default, help=f"{says} ({default or 'none'} by default)")
     one = command("reproduce", _reproduce, "all tables and figures, or some notebooks with all that they need; what is whole is not done again", "reproduce", "reproduce ebr/table5 cgvs/figure3", "reproduce --scale sample --data ../data --cores 8", "reproduce --dry-run")
     one.add_argument("sections", nargs="*", metavar="notebook", help="as in nbs/papers, such as ebr/table5; all by default")
