@@ -1,158 +1,407 @@
-"""What the scale `paper` costs: `python benchmarks/costs.py`.
+"""What each notebook of scale `paper` costs: time, memory and disk. `python benchmarks/costs.py` measures, counts and writes `results/costs.csv`.
 
-One unit of each long job (a training step, a picture, a sentence) is run at the papers' sizes, which gives its seconds here; its floating-point operations and the operators it calls are counted.
-How many units there are follows from the scale's settings and the official data sets' sizes. No GPU is timed: GPU hours are those of one that does 20 · 10¹² operations a second and 100,000 operators
-a second, whichever takes longer, which is a rule of thumb and no measurement.
+One unit of each long job (`units.py`) is run at the papers' sizes in a process of its own, on one core: its seconds of processor time, the most memory that the process had, its floating-point
+operations and the operators that it calls. How many units a notebook runs follows from the settings of the scale and the sizes of the official data sets. Memory adds to the largest of its units what the notebook holds
+besides: the records, captions, features that it keeps, and batches that are read ahead. Disk is what it leaves in the folder of artefacts, and what it needs while it trains.
+
+No GPU is timed here. GPU hours are those of one that does 20 · 10¹² operations a second and starts 100,000 operators a second, whichever takes longer, a rule of thumb; images and videos are read by four processes
+of this machine's speed meanwhile. `gpu.py` measures the same units on a GPU. METEOR and CIDEr-D are not counted, nor are pages and figures: for these, each notebook gets the time that all of it takes at scale `toybox`.
 """
-import platform
+import argparse, csv, multiprocessing, platform, sys, tempfile, time
 from pathlib import Path
+from typing import Callable, Iterator
 
-import torch
-import torch.nn.functional as F
-import torchvision
-import yaml
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+if __name__ == "__main__": sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cgsaliency.data.text import Vocabulary
-from cgsaliency.models.action import ActionRecogniser
-from cgsaliency.models.areas import Areas, areas_loss
-from cgsaliency.models.backbone import NETWORKS
-from cgsaliency.models.captioning import captioning_loss
-from cgsaliency.models.mean_pool import MeanPool
-from cgsaliency.models.s2vt import S2VT
-from cgsaliency.models.soft_attention import SoftAttention, attention_loss
-from measure import seconds, write_rows
+RESULTS = Path(__file__).resolve().parent / "results"
+FLOPS, OPERATORS = 20e12, 1e5     # a second, of the GPU of the rule of thumb
+READERS, CORES = 4, 2             # processes that read images and videos beside a GPU; cores of the machine without one
 
-ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {name: own for name, own in yaml.safe_load((ROOT / "nbs/papers/scales/paper.yaml").read_text()).items()}
-FLOPS, OPERATORS = 20e12, 1e5
-FLICKR30K, COCO, MSRVTT, MSVD = {"train": 29000, "all": 31014, "test": 1000}, {"train": 82783, "all": 123287, "test": 5000}, {"train": 6513, "all": 10000}, {"train": 1200, "all": 1970}
-UCF101 = {"train": 9537, "all": 13320, "frames": 186, "with boxes": 3207}
-THUMOS14 = {"val": 200, "all": 413, "frames": 6400}      # frames of a clip and of a film, about
-WORDS, LENGTH = 7000, 20
+# Sizes of the official data sets: images or videos of each part (of UCF101 split 1, whose validation part are the groups of which five is a divisor), and frames of a video, about.
+FLICKR30K = {"train": 29_000, "val": 1_014, "test": 1_000}
+COCO = {"train": 113_287, "val": 5_000, "test": 5_000}      # with the 30,504 images that the split calls 'restval', which `load_coco` takes by default; without them 82,783
+MSRVTT = {"train": 6_513, "val": 497, "test": 2_990}
+MSVD = {"train": 1_200, "val": 100, "test": 670}
+UCF101 = {"train": 7_377, "val": 2_160, "test": 3_783}
+THUMOS14 = {"val": 200, "test": 212}
+BOXED_CLIPS = 914                 # of UCF101's test part, in the 24 classes with boxes
+ACTIONS = 3_007                   # in THUMOS14's validation videos; about as many stretches of background lie between them
+FRAMES = {"MSR-VTT": 400, "MSVD": 290, "UCF101": 186, "THUMOS14": 6_400}
+CAPTIONS, PHRASES = 5, 2.9        # of an image of Flickr30k; phrases with boxes of a caption
+
+# What the loaders of the data sets need at most, GiB; `volume.py` measures them.
+LOADED = {"flickr30k": 2.0, "coco": 4.0, "msrvtt": 1.5, "msvd": 1.0, "ucf101": 0.5, "thumos14": 0.5}
+AHEAD = 8                         # batches that are held at the same time, being read, copied and computed with
+CUDA = 3.0                        # GiB of main memory that CUDA's libraries take
+
+READ_IMAGE, READ_FRAME, PROPOSALS = "an image read and resized", "a frame of a video read and resized", "Edge Boxes of an image"
+HOST = (READ_IMAGE, READ_FRAME, PROPOSALS)
+Counts = dict[str, float]
 
 
-class Operators(TorchDispatchMode):
-    "Counts what is called."
-    count = 0
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        Operators.count += 1
-        return operator(*args, **(kwargs or {}))
+def total(parts: dict[str, int]) -> int: return sum(parts.values())
 
+
+# What each notebook runs
+
+def steps(settings: dict, items: float, val: float = 0) -> float:
+    "Training steps of all epochs; an item of the validation part costs a third of one that is trained on."
+    training = settings["training"]
+    return training["epochs"] * (items + val / 3) / training["batch_size"]
+
+
+def counts(settings: dict[str, dict]) -> dict[str, Counts]:
+    "Return how many units each notebook runs. What several notebooks need, and the first of them makes, is counted for each of them."
+    return {**_cgvs(settings), **_ebr(settings), **_aoa(settings), "face_to_face": _face_to_face(settings["face_to_face"])}
+
+
+def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
+    image, train, val, test = "Inception-v3 features of an image", FLICKR30K["train"], FLICKR30K["val"], FLICKR30K["test"]
+    epochs = settings["cgvs/captioner"]["training"]["epochs"]
+    of_crops, sentences = steps(settings["cgvs/crops"], train, val), CAPTIONS * test
+    films, frames = settings["cgvs/films"], settings["cgvs/films"]["frames"]
+    seen, unseen = (sum(own[part] for own in (MSRVTT, MSVD) for part in parts) for parts in (("train", "val"), ("test",)))
+    read = {name: sum(FRAMES[label] * own[part] for label, own in (("MSR-VTT", MSRVTT), ("MSVD", MSVD)) for part in parts) for name, parts in (("seen", ("train", "val")), ("unseen", ("test",)))}
+    of_films = sum(steps(films, own["train"], own["val"]) for own in (MSRVTT, MSVD))
+    held_out = MSRVTT["val"] + MSVD["val"]
+    return {
+        "cgvs/backbone": {image: total(FLICKR30K), READ_IMAGE: total(FLICKR30K)},
+        "cgvs/captioner": {"training step, S2VT, images": steps(settings["cgvs/captioner"], train, val), "greedy caption, S2VT": (epochs + 1) * val},
+        "cgvs/table1": {"CGVS of a sentence, S2VT": sentences},
+        "cgvs/crops": {image: train + val, READ_IMAGE: train + val, "training step, S2VT, images": of_crops, "training step, soft attention, images": of_crops,
+                       "training step, supervised attention, images": of_crops, "greedy caption, S2VT": val, "greedy caption, soft attention": 2 * val},
+        "cgvs/table2": {image: test, READ_IMAGE: test, "CGVS of a sentence, S2VT": sentences + test, "attention of a sentence, soft attention": 2 * (sentences + test),
+                        "caption by a beam of 5, S2VT": test, "caption by a beam of 5, soft attention": 2 * test},
+        "cgvs/films": {image: frames * seen, READ_FRAME: read["seen"], "training step, S2VT, videos": of_films, "training step, soft attention, videos": of_films,
+                       "greedy caption, S2VT": held_out, "greedy caption, soft attention": held_out},
+        "cgvs/table3": {image: frames * unseen, READ_FRAME: read["unseen"], "greedy caption, S2VT": test + unseen, "greedy caption, soft attention": test + unseen},
+        "cgvs/figure4": {"CGVS of a sentence, S2VT": CAPTIONS * settings["cgvs/figure4"]["judged"]}}
+
+
+def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
+    image, train, val, test = "Inception-v3 features of an image", FLICKR30K["train"], FLICKR30K["val"], FLICKR30K["test"]
+    ucf, thumos = total(UCF101) * FRAMES["UCF101"], total(THUMOS14) * FRAMES["THUMOS14"]
+    own, frame = settings["ebr/frames"], "VGG-16 fc7 of a frame"
+    training_frames = own["frames"] * UCF101["train"] + own["frames of films"] * THUMOS14["val"]
+    recogniser = settings["ebr/recogniser"]
+    epochs, windows = recogniser["training"]["epochs"], FRAMES["UCF101"] * 2 / settings["ebr/table2"]["frames"]     # test clips of 16 frames, one every 8
+    trained_on = 3 * UCF101["train"] + 2 * ACTIONS
+    clips = FRAMES["THUMOS14"] * THUMOS14["test"] / settings["ebr/table3"]["frames"]
+    evidence = {f"{label} ('{variant}') of a clip in time": 1 for label in ("EB-R", "cEB-R") for variant in ("code", "paper")}
+    contrastive = {name: 1 for name in evidence if name.startswith("cEB-R")}
+    through_frames = ("EB of a frame", "cEB of a frame", *(f"{label} ('{variant}') of a frame" for label in ("EB-R", "cEB-R") for variant in ("code", "paper")), "gradient of a frame", "gradient through time of a frame")
+    shown, sentences = settings["ebr/figure5"], CAPTIONS * test
+    captioner = settings["ebr/captioner"]
+    def times(number: float, units: Counts) -> Counts: return {name: number * one for name, one in units.items()}
+    return {
+        "ebr/frames": {"training step, VGG-16 on frames": steps(own, training_frames), frame: own["training"]["epochs"] * own["frames"] * UCF101["val"] + ucf + thumos,
+                       READ_FRAME: ucf + thumos + FRAMES["UCF101"] * (UCF101["train"] + UCF101["val"]) + FRAMES["THUMOS14"] * THUMOS14["val"]},
+        "ebr/recogniser": {"training step, LSTM on frames": steps(recogniser, trained_on), "scores of a clip in time": windows * (3 * epochs * UCF101["val"] + 2 * UCF101["test"])},
+        "ebr/table1": {READ_FRAME: BOXED_CLIPS * FRAMES["UCF101"], **dict.fromkeys(through_frames, BOXED_CLIPS * settings["ebr/table1"]["frames"])},
+        "ebr/table2": times(len(settings["ebr/table2"]["lengths"]) * settings["ebr/table2"]["films"], {"scores of a clip in time": 1, **evidence}),
+        "ebr/table3": times(1.1 * clips, {"scores of a clip in time": 1, **contrastive}),          # classes in a video
+        "ebr/table4": times(1.1 * clips, contrastive),
+        "ebr/figure5": {READ_FRAME: 2 * shown["judged"] * FRAMES["UCF101"], "cEB-R ('code') of a frame": 2 * shown["judged"] * shown["frames"]},
+        "ebr/figure7": times(settings["ebr/figure7"]["films"], contrastive),
+        "ebr/captioner": {image: 2 * (train + val) + captioner["films"]["frames"] * (MSRVTT["train"] + MSRVTT["val"]), READ_IMAGE: 2 * (train + val), READ_FRAME: FRAMES["MSR-VTT"] * (MSRVTT["train"] + MSRVTT["val"]),
+                          "training step, mean pooling, images": 3 * steps(captioner["images"], train, val), "training step, mean pooling, videos": steps(captioner["films"], MSRVTT["train"], MSRVTT["val"]),
+                          "greedy caption, mean pooling": 3 * val + MSRVTT["val"]},
+        "ebr/table5": {"CGVS of a sentence, S2VT": sentences, "CGVS of a sentence, mean pooling": sentences, "cEB-R ('code') of a sentence, mean pooling": (1 + PHRASES) * sentences,
+                       "cEB-R ('paper') of a sentence, mean pooling": sentences, "EB-R ('code') of a sentence, mean pooling": 2 * sentences},
+        "ebr/section6": {image: settings["ebr/section6"]["films"] * MSRVTT["test"], READ_FRAME: FRAMES["MSR-VTT"] * MSRVTT["test"], "greedy caption, mean pooling": 2 * test + MSRVTT["test"],
+                         "greedy caption, S2VT": test + MSRVTT["test"], "cEB-R ('code') of a sentence, mean pooling": 2 * sentences}}
+
+
+def _aoa(settings: dict[str, dict]) -> dict[str, Counts]:
+    gamma, found = "VGG-16 conv5 map of an image", {"aoa/eyes": {"VGG-16 conv5 map of an image": total(COCO) + total(FLICKR30K), READ_IMAGE: total(COCO) + total(FLICKR30K)}, "aoa/proposals": {PROPOSALS: total(COCO)}}
+    for section in ("captioners", "kinds", "numbers", "flickr30k", "finetuned"):
+        own, parts = settings[f"aoa/{section}"], FLICKR30K if section == "flickr30k" else COCO
+        seeds, models = len(own["seeds"]), own.get("models") or {"transformers": {"eyes": own["eyes"]}}
+        each = seeds * steps(own, parts["train"], parts["val"])
+        found[f"aoa/{section}"] = run = {f"training step, areas of attention, {section}/{name}": each for name in models}
+        looks = [model["eyes"]["kind"] for model in models.values()]
+        if section == "finetuned":
+            run["training step, areas of attention, captioners/full"] = each                  # the control
+            read = own["training"]["epochs"] * (parts["train"] + parts["val"]) + parts["test"]
+            run |= {READ_IMAGE: seeds * len(models) * read, gamma: seeds * len(models) * parts["test"]}
+            looks.append("grid")
+        for label, number in (("captioners/full", sum(kind == "grid" for kind in looks)), ("kinds/transformers", sum(kind != "grid" for kind in looks))):
+            if number: run[f"greedy caption, areas of attention, {label}"] = seeds * number * parts["test"]
+    seeds, test = len(settings["aoa/table4"]["seeds"]), FLICKR30K["test"]
+    members = 2 * seeds + seeds * (seeds - 1)                                                 # that say a caption: alone, in ensembles without one, in that of all
+    found["aoa/table4"] = {READ_IMAGE: seeds * COCO["test"], gamma: seeds * COCO["test"], "caption by a beam of 3, areas of attention, kinds/transformers": members * COCO["test"]}
+    lookers = 2 * len(settings["aoa/table3"]["seeds"])
+    found["aoa/table3"] = {"Inception-v3 features of an image": test, READ_IMAGE: test, "greedy caption, areas of attention, kinds/transformers": lookers * test, "greedy caption, soft attention": 2 * test,
+                           "area attention of a sentence": (2 * lookers + 14) * test, "attention of a sentence, soft attention": 4 * test}
+    return found
+
+
+def _face_to_face(settings: dict) -> Counts:
+    "The method comparison: all explainers of three captioners, their faithfulness on descriptors and on pixels, and with weights drawn anew."
+    asked = 2 * settings["levels"] * PHRASES                                                  # levels of deletion and of insertion, for each phrase
+    explained, pixels, found = settings["judged"] + settings["randomised"], settings["pixels"], {READ_IMAGE: FLICKR30K["test"], "Inception-v3 features of an image": FLICKR30K["test"]}
+    alone = {"S2VT": {}, "soft attention": {"attention of a sentence, soft attention": 1}, "mean pooling": {"cEB-R ('code') of a sentence, mean pooling": 1, "cEB-R ('paper') of a sentence, mean pooling": 1, "EB-R ('code') of a sentence, mean pooling": 1}}
+    for name, own in alone.items():
+        explainers = len(own) + 8                                                             # CGVS, four of gradients, three references
+        found |= {f"CGVS of a sentence, {name}": explained, f"gradient of a sentence, {name}": 3 * explained, f"integrated gradients of a sentence, {name}": explained}
+        found |= {label: explained for label in own}
+        found[f"forward pass of a sentence in a batch, {name}"] = asked * explainers * (settings["judged"] + pixels)
+        found["Inception-v3 features of an image"] += asked * explainers * pixels
+    return found
+
+
+# What each notebook holds and leaves
+
+CELLS, CONV5, FC7 = 64 * 2048, 512 * 14 * 14, 4096       # numbers of an image: descriptors, γ; of a frame: fc7
+GIB, GB = 2 ** 30, 1e9
+HALF, FLOAT, LONG, BYTE = 2, 4, 8, 1
+
+
+def loads(section: str) -> tuple[str, ...]:
+    "The data sets whose records the notebook loads."
+    own = {"cgvs/films": ("msrvtt", "msvd"), "cgvs/table3": ("flickr30k", "msrvtt", "msvd"), "cgvs/figure1": ("flickr30k", "msrvtt"), "cgvs/figure2": ("flickr30k", "msrvtt"), "cgvs/figure5": ("msrvtt",),
+           "ebr/captioner": ("flickr30k", "msrvtt"), "ebr/section6": ("flickr30k", "msrvtt"), "ebr/table5": ("flickr30k",), "ebr/figure8": ("msrvtt",), "ebr/figure9": ("flickr30k",),
+           "aoa/eyes": ("coco", "flickr30k"), "aoa/flickr30k": ("flickr30k",), "aoa/table3": ("flickr30k",), "aoa/figure5": ("flickr30k",), "face_to_face": ("flickr30k",)}
+    if section in own: return own[section]
+    paper, _, name = section.partition("/")
+    if not name or name in ("claims", "timing") or section in ("aoa/figure1", "aoa/figure2", "aoa/figure3", "ebr/figure2", "ebr/figure3", "ebr/figure4"): return ()
+    return {"cgvs": ("flickr30k",), "ebr": ("ucf101", "thumos14"), "aoa": ("coco",)}[paper]
+
+
+def kept(section: str, settings: dict[str, dict]) -> float:
+    "Bytes of captions and features that the notebook holds besides the records: features of training parts stay on disk and are read in batches."
+    train, val, test, own = FLICKR30K["train"], FLICKR30K["val"], FLICKR30K["test"], settings[section]
+    batch = own.get("training", None) or {}
+    cells, words = AHEAD * FLOAT * CELLS * batch.get("batch_size", 64), 25 * LONG
+    def said(images: float, captions: int, length: int) -> float: return images * captions * (length + 1) * LONG
+    if section == "cgvs/captioner": return cells + said(train + val, CAPTIONS, own["sizes"]["max_words"])
+    if section == "cgvs/crops": return cells + said(train + val, CAPTIONS, own["max_words"]) + 2 * HALF * train * CAPTIONS * (own["max_words"] + 1) * 64      # with the maps that attention learns from
+    if section == "cgvs/films": return FLOAT * own["frames"] * 2048 * (MSRVTT["train"] + MSRVTT["val"]) + said(MSRVTT["train"], own["captions"], own["max_words"])
+    if section == "ebr/captioner": return 2 * FLOAT * 2048 * (train + val) + FLOAT * 2048 * MSRVTT["train"] + said(train, CAPTIONS, own["max_words"]) + said(MSRVTT["train"], 20, own["max_words"])
+    if section in ("cgvs/table1", "cgvs/table2", "cgvs/figure4", "ebr/table5", "ebr/figure9", "ebr/section6", "face_to_face", "aoa/table3"): return (HALF + FLOAT) * test * CELLS
+    if section == "cgvs/table3": return (HALF + FLOAT) * 26 * 2048 * MSRVTT["test"] + HALF * test * CELLS
+    if section == "ebr/frames":
+        frames = own["frames"] * UCF101["train"] + own["frames of films"] * THUMOS14["val"]
+        return BYTE * 3 * (320 * 240 * frames + 224 * 224 * own["frames"] * UCF101["val"]) + AHEAD * FLOAT * 3 * 224 * 224 * 64
+    if section in ("ebr/table3", "ebr/table4", "ebr/recogniser"): return 2 * FLOAT * FC7 * FRAMES["THUMOS14"] + AHEAD * FLOAT * FC7 * 24 * FRAMES["UCF101"]       # a video at a time, or a batch of them
+    if section in ("ebr/table2", "ebr/figure7"): return HALF * FC7 * FRAMES["UCF101"] * UCF101["test"]
+    if section in ("ebr/table1", "ebr/figure1", "ebr/figure5", "ebr/figure6"): return 2 * FLOAT * 3 * 320 * 240 * max(FRAMES["UCF101"], 128)
+    if section in ("aoa/captioners", "aoa/kinds", "aoa/numbers"): return AHEAD * FLOAT * CONV5 * batch["batch_size"] + said(COCO["train"] + COCO["val"], own["captions"], own["max_words"])
+    if section == "aoa/finetuned": return AHEAD * FLOAT * 3 * 224 * 224 * batch["batch_size"] + said(COCO["train"] + COCO["val"], own["captions"], own["max_words"])
+    if section == "aoa/flickr30k": return AHEAD * FLOAT * CONV5 * batch["batch_size"] + said(train + val, own["captions"], own["max_words"])
+    if section == "aoa/table4": return len(own["seeds"]) * HALF * CONV5 * COCO["test"]
+    return words
+
+
+def left(section: str, settings: dict[str, dict], parameters: dict[str, int]) -> tuple[float, float]:
+    "GB that the notebook leaves in the folder of artefacts, and GB that it needs besides while it trains: a checkpoint of the largest model, with Adam's two moments."
+    own, seeds = settings[section], len(settings[section].get("seeds", ())) or 1
+    sizes: list[float] = []
+    features = {"cgvs/backbone": HALF * CELLS * total(FLICKR30K), "cgvs/crops": HALF * CELLS * (FLICKR30K["train"] + FLICKR30K["val"]), "cgvs/table2": HALF * CELLS * FLICKR30K["test"],
+                "cgvs/films": HALF * 26 * 2048 * (total(MSRVTT) + total(MSVD) - MSRVTT["test"] - MSVD["test"]), "cgvs/table3": HALF * 26 * 2048 * (MSRVTT["test"] + MSVD["test"]),
+                "ebr/frames": HALF * FC7 * (total(UCF101) * FRAMES["UCF101"] + total(THUMOS14) * FRAMES["THUMOS14"]), "aoa/eyes": HALF * CONV5 * (total(COCO) + total(FLICKR30K)),
+                "aoa/proposals": total(COCO) * settings.get("aoa/proposals", {}).get("most", 100) * 5 * FLOAT}
+    if section in ("cgvs/captioner",): sizes = [parameters["S2VT, images"]]
+    if section == "cgvs/crops": sizes = [parameters[f"{name}, images"] for name in ("S2VT", "soft attention", "supervised attention")]
+    if section == "cgvs/films": sizes = 2 * [parameters["S2VT, videos"], parameters["soft attention, videos"]]
+    if section == "ebr/captioner": sizes = 3 * [parameters["mean pooling, images"]] + [parameters["mean pooling, videos"]]
+    if section == "ebr/frames": sizes = [parameters["VGG-16 on frames"]]
+    if section == "ebr/recogniser": sizes = 3 * [parameters["LSTM on frames"]]
+    if section.startswith("aoa/") and "training" in own and own["training"]:
+        models = own.get("models") or {"transformers": {}}
+        sizes = seeds * [parameters[f"areas of attention, {section.removeprefix('aoa/')}/{name}"] for name in models]
+        if section == "aoa/finetuned": sizes += seeds * [parameters["areas of attention, captioners/full"]]
+    return (features.get(section, 0) + FLOAT * sum(sizes)) / GB, 3 * FLOAT * max(sizes, default=0) / GB
+
+
+# Measuring
 
 class Recurrences:
-    "Counts what torch's own LSTM does, which the counters above take for one operator without operations."
+    "Counts what torch's own LSTM does, which the other counters take for one operator without operations."
     operations = calls = 0
-    lstm = torch.lstm
 
     @classmethod
-    def counted(cls, inputs, state, weights, *more):
-        items, steps = inputs.shape[:2]
-        passes = 3 if torch.is_grad_enabled() else 1      # forth, and back to inputs and to weights
-        cls.operations += passes * 2 * items * steps * (weights[0].numel() + weights[1].numel())
-        cls.calls += passes * 2 * steps
-        return cls.lstm(inputs, state, weights, *more)
+    def counting(cls, lstm: Callable) -> Callable:
+        def counted(inputs, state, weights, *more):
+            items, length = inputs.shape[:2]
+            passes = 3 if inputs.requires_grad or weights[0].requires_grad and _grad() else 1      # forth, and back to inputs and to weights
+            cls.operations += passes * 2 * items * length * (weights[0].numel() + weights[1].numel())
+            cls.calls += passes * 2 * length
+            return lstm(inputs, state, weights, *more)
+        return counted
 
 
-VOCABULARY = Vocabulary.of([[f"w{k}" for k in range(WORDS)]])
+def _grad() -> bool:
+    import torch
+    return torch.is_grad_enabled()
 
 
-def trained(model, loss, batch):
-    "A training step, without the optimiser."
-    model.train()
-    def step():
-        model.zero_grad()
-        loss(model, batch).backward()
-    return step
+def operations(work: Callable[[], object]) -> tuple[float, int]:
+    "Return the floating-point operations of one call, and how many operators it calls."
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode
 
+    class Operators(TorchDispatchMode):
+        count = 0
 
-def said(items, captions): return torch.randint(1, WORDS, (items, captions, LENGTH))
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            Operators.count += 1
+            return operator(*args, **(kwargs or {}))
 
-
-def units() -> dict:
-    "What is run once, by name."
-    torch.manual_seed(0)
-    inception, vgg, picture = NETWORKS["inception_v3"].build().eval(), torchvision.models.vgg16(num_classes=102), torch.rand(4, 3, 224, 224)
-    pictures, films = torch.rand(20, 64, 2048), torch.rand(5, 26, 2048)
-    soft, s2vt, pool, aoa = (SETTINGS[name] for name in ("cgvs/crops", "cgvs/captioner", "ebr/captioner", "aoa/captioners"))
-    reader, recogniser = S2VT(VOCABULARY, **s2vt["sizes"]).eval(), ActionRecogniser(tuple(f"c{k}" for k in range(101)), 4096, hidden=256)
-    areas = Areas(Vocabulary.of([[f"w{k}" for k in range(6324)]]), 512, **aoa["sizes"], image=4096)
-    clips, labels = torch.rand(24, 16, 4096), torch.randint(101, (24,))
-    def seen(network, four): return lambda: torch.inference_mode()(network)(four)
-    def cgvs():
-        with torch.inference_mode(): reader.logits(reader.begin(torch.rand(64, 1, 2048)), torch.randint(1, WORDS, (64, 12)))
-    def frames():
-        vgg.train(); vgg.zero_grad()
-        F.cross_entropy(vgg(picture), torch.randint(101, (4,))).backward()
-    def recognised():
-        recogniser.train(); recogniser.zero_grad()
-        F.cross_entropy(recogniser.scores(clips).mean(1), labels).backward()
-    return {
-        "a picture through Inception v3": (seen(inception, torch.rand(4, 3, 299, 299)), 4),
-        "a picture through VGG-16": (seen(vgg.eval(), picture), 4),
-        "a picture through VGG-16, forth and back": (frames, 4),
-        "a step of S2VT, 64 descriptors": (trained(S2VT(VOCABULARY, **s2vt["sizes"]), captioning_loss, (pictures, said(20, 5))), 1),
-        "a step of soft attention, 64 descriptors": (trained(SoftAttention(VOCABULARY, 2048, **soft["soft"], max_words=24), attention_loss, (pictures, said(20, 5))), 1),
-        "a step of S2VT, 26 frames": (trained(S2VT(VOCABULARY, **s2vt["sizes"]), captioning_loss, (films, said(5, 20))), 1),
-        "a step of soft attention, 26 frames": (trained(SoftAttention(VOCABULARY, 2048, **soft["soft"], max_words=24), attention_loss, (films, said(5, 20))), 1),
-        "a step of the captioner of means": (trained(MeanPool(VOCABULARY, 2048, **pool["sizes"]), captioning_loss, (pictures[:, :1], said(20, 5))), 1),
-        "a step of areas of attention, 49 regions": (trained(areas, areas_loss, (torch.rand(10, 49, 512), said(10, 5).clamp(max=6323), torch.rand(10, 4096))), 1),
-        "a step of the recogniser": (recognised, 1),
-        "CGVS of a sentence": (cgvs, 1)}
-
-
-def jobs() -> dict[str, dict[str, float]]:
-    "How many units each notebook of the scale runs, in training and in explaining the test set."
-    steps = lambda section, items, own=None: (own or SETTINGS[section]["training"])["epochs"] * items // (own or SETTINGS[section]["training"])["batch_size"]
-    seeds = len(SETTINGS["aoa/captioners"]["seeds"])
-    step, finetuned = "a step of areas of attention, 49 regions", steps("aoa/finetuned", COCO["train"]) * seeds
-    films = {one: (MSRVTT[one] + MSVD[one]) for one in ("train", "all")}
-    trained_frames = SETTINGS["ebr/frames"]["frames"] * UCF101["train"] + SETTINGS["ebr/frames"]["frames of films"] * THUMOS14["val"]
-    images, clips = SETTINGS["ebr/captioner"]["images"]["training"], SETTINGS["ebr/captioner"]["films"]["training"]
-    sentences = 5 * FLICKR30K["test"]
-    return {
-        "cgvs/backbone": {"a picture through Inception v3": FLICKR30K["all"]},
-        "cgvs/captioner": {"a step of S2VT, 64 descriptors": steps("cgvs/captioner", FLICKR30K["train"])},
-        "cgvs/crops": {"a picture through Inception v3": FLICKR30K["all"], "a step of S2VT, 64 descriptors": steps("cgvs/crops", FLICKR30K["train"]), "a step of soft attention, 64 descriptors": 2 * steps("cgvs/crops", FLICKR30K["train"])},
-        "cgvs/films": {"a picture through Inception v3": 26 * films["all"], "a step of S2VT, 26 frames": steps("cgvs/films", films["train"]), "a step of soft attention, 26 frames": steps("cgvs/films", films["train"])},
-        "cgvs/table1": {"CGVS of a sentence": sentences},
-        "cgvs/table2": {"CGVS of a sentence": 2 * sentences},
-        "ebr/frames": {"a picture through VGG-16, forth and back": SETTINGS["ebr/frames"]["training"]["epochs"] * trained_frames, "a picture through VGG-16": UCF101["all"] * UCF101["frames"] + THUMOS14["all"] * THUMOS14["frames"]},
-        "ebr/recogniser": {"a step of the recogniser": 3 * steps("ebr/recogniser", UCF101["train"])},
-        "ebr/table1": {"a picture through VGG-16, forth and back": 6 * UCF101["with boxes"] * SETTINGS["ebr/table1"]["frames"]},
-        "ebr/captioner": {"a step of the captioner of means": 3 * steps("", FLICKR30K["train"], images) + steps("", MSRVTT["train"], clips)},
-        "ebr/table5": {"CGVS of a sentence": sentences},
-        "aoa/eyes": {"a picture through VGG-16": COCO["all"] + FLICKR30K["all"]},
-        "aoa/captioners": {step: seeds * len(SETTINGS["aoa/captioners"]["models"]) * steps("aoa/captioners", COCO["train"])},
-        "aoa/kinds": {step: seeds * len(SETTINGS["aoa/kinds"]["models"]) * steps("aoa/kinds", COCO["train"])},
-        "aoa/numbers": {step: seeds * len(SETTINGS["aoa/numbers"]["models"]) * steps("aoa/numbers", COCO["train"])},
-        "aoa/finetuned": {step: (len(SETTINGS["aoa/finetuned"]["models"]) + 1) * finetuned, "a picture through VGG-16, forth and back": len(SETTINGS["aoa/finetuned"]["models"]) * finetuned * SETTINGS["aoa/finetuned"]["training"]["batch_size"]},
-        "aoa/flickr30k": {step: seeds * steps("aoa/flickr30k", FLICKR30K["train"])}}
-
-
-def held() -> dict[str, tuple[float, float]]:
-    "GB of features on disk, and the most that a notebook holds in memory, by paper: two bytes a number."
-    cells, gamma, picture, features = 64 * 2048, 512 * 14 * 14, 3 * 224 * 224, 4096
-    watched = UCF101["all"] * UCF101["frames"] + THUMOS14["all"] * THUMOS14["frames"]
-    return {"cgvs": (2e-9 * (2 * FLICKR30K["all"] * cells + 26 * 2048 * (MSRVTT["all"] + MSVD["all"])), 2e-9 * FLICKR30K["train"] * cells),
-            "ebr": (2e-9 * watched * features, 2e-9 * UCF101["train"] * UCF101["frames"] * features),
-            "aoa": (2e-9 * (COCO["all"] + FLICKR30K["all"]) * gamma, 2e-9 * COCO["train"] * (gamma + picture))}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(2)
-    found, torch.lstm = {}, Recurrences.counted
-    for name, (work, number) in units().items():
-        took, = seconds(torch.device("cpu"), 3, work)
-        Operators.count = Recurrences.operations = Recurrences.calls = 0
+    Recurrences.operations = Recurrences.calls = 0
+    before, torch.lstm = torch.lstm, Recurrences.counting(torch.lstm)
+    try:
         with FlopCounterMode(display=False) as flops, Operators(): work()
-        found[name] = (took / number, (flops.get_total_flops() + Recurrences.operations) / number, (Operators.count + Recurrences.calls) / number)
-    rows = [row for name, (took, flops, operators) in found.items() for row in (
-        (f"{name}: here", took, "s", ""), (f"{name}: operations", flops / 1e9, "10^9", ""), (f"{name}: operators called", round(operators), "calls", ""))]
-    for section, wanted in jobs().items():
-        here = sum(found[name][0] * number for name, number in wanted.items()) / 3600
-        gpu = sum(max(found[name][1] / FLOPS, found[name][2] / OPERATORS) * number for name, number in wanted.items()) / 3600
-        rows += [(f"paper: {section}", here, "h", "on this machine"), (f"paper: {section}, GPU", gpu, "h", "a GPU of 20e12 operations and 1e5 operators a second")]
-    for paper, (disk, memory) in held().items(): rows += [(f"paper: {paper}, features on disk", disk, "GB", ""), (f"paper: {paper}, in memory at once", memory, "GB", "")]
-    write_rows(ROOT / "benchmarks/results/costs.csv", f"{platform.machine()} CPU, {torch.get_num_threads()} threads", rows)
+    finally: torch.lstm = before
+    return flops.get_total_flops() + Recurrences.operations, Operators.count + Recurrences.calls
+
+
+def most_memory() -> float:
+    "Return the GiB of main memory that this process had at most, by Linux' own count."
+    with open("/proc/self/status") as status: return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2 ** 20
+
+
+def host_work(name: str) -> Callable[[], object]:
+    "Return a call that reads an image, 64 frames of a video, or finds the proposals of an image."
+    import numpy as np
+    from PIL import Image
+
+    from cgsaliency.core.geometry import View
+    from cgsaliency.data.frames import picture_of, pictures_of, read_frames, write_video
+    from cgsaliency.data.proposals import edge_boxes
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 24, 32, 3), dtype=np.uint8)
+    def photograph(k: int, width: int, height: int) -> Image.Image: return Image.fromarray(noise[k]).resize((width, height), Image.Resampling.BICUBIC)
+    if name == PROPOSALS: return lambda: edge_boxes(photograph(0, 500, 375), 100)
+    folder = Path(tempfile.mkdtemp())
+    if name == READ_IMAGE:
+        photograph(0, 500, 375).save(folder / "0.jpg", quality=90)
+        return lambda: pictures_of([folder / "0.jpg"], [View.whole(500, 375, 299)], threads=1)
+    write_video(folder / "0.mp4", [photograph(k, 320, 240) for k in range(64)], 25)
+    return lambda: [picture_of(frame, View.whole(320, 240, 224)) for frame in read_frames(folder / "0.mp4", None).frames]
+
+
+def measured_unit(name: str, repeats: int) -> dict[str, float]:
+    "Return seconds, memory, operations and operators of one unit, in this process, on one core."
+    import torch
+
+    from units import paper_sizes, units
+    torch.set_num_threads(1)
+    before = most_memory()
+    if name == "modules": return {"memory": 0.0}
+    if name in HOST: work, number = host_work(name), 64 if name == READ_FRAME else 1
+    else:
+        unit = units(paper_sizes(images=4, frames=4))[name]
+        work, number = unit.make(torch.device("cpu")), unit.per_call
+    flops, operators = operations(work)      # which warms up, too
+    memory, took = most_memory() - before, []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        took.append(time.process_time() - start)
+    return {"seconds": min(took) / number, "memory": memory, "parameters": getattr(work, "parameters", 0), **({} if name in HOST else {"operations": flops / number, "operators": operators / number})}
+
+
+def in_a_process(name: str, repeats: int) -> dict[str, float]:
+    "Return what `measured_unit` finds in a process of its own, which has the modules of this one."
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=lambda: queue.put(measured_unit(name, repeats)))
+    process.start()
+    while process.is_alive() and queue.empty(): process.join(0.05)
+    if queue.empty(): sys.exit(f"unit '{name}' could not be measured: its process ended with {process.exitcode}")
+    found = queue.get()
+    process.join()
+    return found | {"memory": found["memory"] + most_memory()}     # a child is not charged for what it only shares
+
+
+# Tables
+
+def read_costs(path: Path = RESULTS / "costs.csv") -> dict[str, float]:
+    "Return the values of the table by name."
+    with path.open() as file: return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
+
+
+def toybox_hours() -> dict[str, float]:
+    "Return the hours that each notebook takes at scale `toybox`."
+    with (RESULTS / "notebooks.csv").open() as file: return {row["name"].removeprefix("toybox: "): float(row["value"]) / 3600 for row in csv.DictReader(file) if row["name"].startswith("toybox: ")}
+
+
+def hours(found: Counts, seconds: dict[str, float], host: dict[str, float], readers: int = READERS) -> float:
+    "Return the hours of a notebook on a device, which waits for the processes that read where these take longer."
+    device = sum(number * seconds[name] for name, number in found.items() if name not in HOST)
+    reading = sum(number * host[name] for name, number in found.items() if name in HOST) / readers
+    return max(device, reading) / 3600
+
+
+def table(units: dict[str, dict[str, float]], settings: dict[str, dict], sections: list[str]) -> Iterator[tuple[str, float, str, str]]:
+    "Yield the rows of each notebook: hours, memory and disk."
+    here, rest = {name: one["seconds"] for name, one in units.items() if "seconds" in one}, toybox_hours()
+    rule = {name: max(one["operations"] / FLOPS, one["operators"] / OPERATORS) for name, one in units.items() if "operations" in one}
+    modules, wanted = units["modules"]["memory"], counts(settings)
+    parameters = {name.removeprefix("training step, "): one["parameters"] for name, one in units.items() if one.get("parameters")}
+    for section in sections:
+        found = wanted.get(section, {})
+        alone = rest.get(section, 0.1)
+        on_cores = sum(number * here[name] for name, number in found.items()) / CORES / 3600
+        needs = max([modules, *(units[name]["memory"] for name in found)])
+        memory = needs + kept(section, settings) / GIB + max([0.0, *(LOADED[name] for name in loads(section))])
+        device = any(name not in HOST for name in found)
+        disk, training = left(section, settings, parameters)
+        yield f"paper: {section}, two cores", on_cores + alone, "h", "processor time here, on two cores"
+        if device: yield f"paper: {section}, GPU", hours(found, rule, here) + alone, "h", "a GPU of 20e12 operations and 1e5 operators a second"
+        yield f"paper: {section}, memory", memory + CUDA * device, "GiB", "the largest unit, records, captions and what is held" + ", CUDA's libraries" * device
+        if disk: yield f"paper: {section}, disk", disk, "GB", "left when it is done"
+        if training: yield f"paper: {section}, disk while it trains", training, "GB", "besides what is left"
+
+
+def rows(units: dict[str, dict[str, float]]) -> Iterator[tuple[str, float, str, str]]:
+    "Yield all rows of `results/costs.csv`."
+    from units import paper_settings
+    for name, one in units.items():
+        if "seconds" in one: yield f"{name}: here", one["seconds"], "s", "processor time of one core"
+        if one.get("operations"):
+            yield f"{name}: operations", one["operations"] / 1e9, "10^9", ""
+            yield f"{name}: operators called", one["operators"], "calls", ""
+        yield f"{name}: memory", one["memory"], "GiB", "of a process that runs it on a CPU"
+        if one.get("parameters"): yield f"{name}: trained parameters", one["parameters"] / 1e6, "10^6", ""
+    settings = paper_settings()
+    yield from table(units, settings, [name for name in settings if name != "all"])
+
+
+COLUMNS = {"here": ("seconds", 1), "operations": ("operations", 1e9), "operators called": ("operators", 1), "memory": ("memory", 1), "trained parameters": ("parameters", 1e6)}
+
+
+def units_in(known: dict[str, float]) -> dict[str, dict[str, float]]:
+    "Return what each unit takes, as the rows of the table say."
+    units: dict[str, dict[str, float]] = {}
+    for name, value in known.items():
+        unit, _, what = name.rpartition(": ")
+        if what in COLUMNS and not name.startswith("paper: "): units.setdefault(unit, {})[COLUMNS[what][0]] = value * COLUMNS[what][1]
+    for name, one in units.items():
+        if "seconds" in one: one.setdefault("operations", 0.0), one.setdefault("operators", 0.0)
+    return units
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="WORD", help="measure anew only units whose name has this in it; the others are taken from the table")
+    parser.add_argument("--repeats", type=int, default=1, help="of each unit, after one that warms up; the shortest counts")
+    parser.add_argument("--counted", action="store_true", help="measure nothing; count anew with the units that results/costs.csv holds")
+    parser.add_argument("--out", type=Path, default=RESULTS / "costs.csv")
+    given = parser.parse_args()
+    import torch
+
+    from measure import write_rows
+    from units import paper_sizes, units
+    torch.set_num_threads(1)                 # a process that has used more cannot be forked safely
+    found = units_in(read_costs(given.out)) if given.out.exists() and (given.counted or given.only) else {}
+    for name in () if given.counted else ("modules", *units(paper_sizes()), *HOST):
+        if given.only not in name: continue
+        found[name] = in_a_process(name, given.repeats)
+        print(name, {key: float(f"{value:.4g}") for key, value in found[name].items()}, flush=True)
+    write_rows(given.out, f"{platform.machine()} CPU, one core", list(rows(found)))
+
+
+if __name__ == "__main__": main()

@@ -6,6 +6,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a CUDA device, and is skipped without one; `benchmarks/gpu.py` runs these")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     "The folder of small real data beside the project, where there is one."
