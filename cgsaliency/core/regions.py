@@ -55,7 +55,7 @@ def of_boxes(
     if boxes.ndim != 2 or boxes.shape[1] != 4: raise BadInput("boxes", f"have shape {tuple(boxes.shape)}; expected boxes × (x0, y0, x1, y1)", "Give four numbers for each box")
     wrong = (boxes[:, :2] > boxes[:, 2:]).any(1)
     if wrong.any(): raise BadInput(f"box {int(wrong.nonzero()[0])}", f"is {boxes[wrong][0].tolist()}; expected x0 ≤ x1 and y0 ≤ y1", "Give left, top, right, bottom, not width and height")
-    return Regions(boxes.double()[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), view)
+    return Regions(boxes.cpu().double()[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), view)
 
 # %% ../../nbs/core/regions.ipynb #325c986e
 def covered(
@@ -64,10 +64,10 @@ def covered(
     columns: int,   # and from left to right
 ) -> Tensor:
     "Whether each tile's centre lies in each quadrilateral, R × rows × columns booleans; those of zero area cover nothing."
-    corners, view = regions.corners.double(), regions.view
-    centres = Grid.even(rows, columns, view.input_height, view.input_width).centres.to(corners.device)
+    corners, view = regions.corners.cpu().double(), regions.view      # not every device has float64
+    centres = Grid.even(rows, columns, view.input_height, view.input_width).centres
     x, y = centres[0, :, 0], centres[:, 0, 1]
-    inside = torch.zeros(len(regions), rows, columns, dtype=torch.bool, device=corners.device)
+    inside = torch.zeros(len(regions), rows, columns, dtype=torch.bool)
     for k in range(4):
         one, other = corners[:, k], corners[:, (k + 1) % 4]
         swap = (one[:, 1] > other[:, 1])[:, None]
@@ -94,6 +94,7 @@ def painted(
         raise BadInput(f"weights by {method}", f"have shape {tuple(weights.shape)}; expected targets × regions = {(len(targets), len(regions))}", "Give one weight for each target and region")
     if not weights.is_floating_point() or not (weights.isfinite() & (weights >= 0)).all(): raise BadInput(f"weights by {method}", "are not all numbers from 0 up", "Give probabilities or other weights of at least 0")
     if by not in ("pixel", "area"): raise BadInput("by", f"there is no '{by}'", "Choose 'pixel' or 'area'")
+    weights = weights.cpu()
     tiles = covered(regions, side, side).flatten(1).to(weights)
     if by == "area": weights = weights / tiles.sum(1).clamp_min(1)
     view = regions.view
@@ -107,4 +108,4 @@ def moved(
     "The same areas in pixels of the other view's input. Raises BadInput for a view of another picture."
     if (view.picture_width, view.picture_height) != (regions.view.picture_width, regions.view.picture_height):
         raise BadInput("view", f"is of a picture of {view.picture_width} × {view.picture_height} pixels, the regions of {regions.view.picture_width} × {regions.view.picture_height}", "Give a view of the same picture")
-    return Regions(view.to_input(regions.view.to_picture(regions.corners.double())), view)
+    return Regions(view.to_input(regions.view.to_picture(regions.corners.cpu().double())), view)

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ..core.artefacts import digest
-from ..core.contracts import Captioner, Descriptors, at_rest
+from ..core.contracts import Captioner, Descriptors, at_least_float32, at_rest, to_device_of
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, in_pixels, merged
 from ..core.geometry import Grid, View
 from ..core.processes import gathered, shared
 from ..core.records import Record
+from ..core.run import mixed_precision
 from .pointing import Reading, categories_of, questions_of
 from ..explain.cgvs import evidence_of, word_loss
 
@@ -120,7 +121,7 @@ class Ask:
             raise BadInput("masks", f"are {kept.dtype} of shape {tuple(kept.shape)}; expected booleans of shape B × {len(self.regions)}", "Give one truth value a region, True where it is kept")
         different, same = kept.unique(dim=0, return_inverse=True)
         size = different.sum(1).argsort(stable=True)      # those that keep equally much go together: with descriptors left out they are equally long
-        with torch.inference_mode(): log_p = torch.cat([self.answer(some).double().cpu() for some in different[size].split(self.together)])
+        with torch.inference_mode(): log_p = torch.cat([self.answer(some) for some in different[size].split(self.together)]).cpu().double()
         if not log_p.isfinite().all(): raise BadInput("captioner", f"gives log-probabilities that are not finite for {int((~log_p.isfinite()).any(1).sum())} of {len(log_p)} masks", "Look for weights, descriptors or a filler that are not finite")
         return log_p[size.argsort()[same]]
 
@@ -128,7 +129,10 @@ def _sentence(captioner: Captioner, tokens: Sequence[str], cut: bool) -> tuple[t
     "Positions of the known words, and what gives their log p, B × n, of B × m × D descriptors."
     words, positions = captioner.encode_words(list(tokens), cut=cut)
     def log_p(values: Tensor) -> Tensor:
-        with at_rest(captioner): return -word_loss(captioner.log_probs(values, words.to(values.device).expand(len(values), -1)), words.to(values.device)).T
+        values = to_device_of(captioner, values)
+        said = words.to(values.device)
+        with at_rest(captioner), mixed_precision(values.device): answers = captioner.log_probs(values, said.expand(len(values), -1))
+        return -word_loss(at_least_float32(answers), said).T
     return tuple(positions.tolist()), log_p
 
 # %% ../../nbs/evaluate/faithfulness.ipynb #f0ab94e3
@@ -141,15 +145,17 @@ def ask_descriptors(
     together: int = 64,              # passes in one batch, which bounds the memory
 ) -> Ask:
     "The sentence, asked with some of the descriptors. Raises BadInput for a baseline of another size, and for sentences that the captioner cannot take."
-    values, (positions, log_p) = descriptors.values, _sentence(captioner, tokens, cut)
+    values, (positions, log_p) = to_device_of(captioner, descriptors.values), _sentence(captioner, tokens, cut)
     if baseline is not None and (tuple(baseline.shape) not in (values.shape[1:], values.shape) or not baseline.isfinite().all()):
         raise BadInput("baseline", f"has shape {tuple(baseline.shape)}, or values that are not finite; expected {values.shape[1]} or {values.shape[0]} × {values.shape[1]} numbers", "Give one descriptor, or one for each place")
     def replaced(kept: Tensor) -> Tensor: return log_p(torch.where(kept.to(values.device)[..., None], values, baseline.to(values)))
     def left_out(kept: Tensor) -> Tensor:
         answers, counts = torch.zeros(len(kept), len(positions), dtype=torch.float64), kept.sum(1)
-        for count in counts.unique().tolist():
-            own = counts == count
-            answers[own] = log_p(torch.stack([values[one] for one in kept[own].to(values.device)])).double().cpu() if count else evidence_of(captioner, values, tokens, cut=cut)[list(positions)].double().mean(1)
+        own = {count: (counts == count).nonzero()[:, 0] for count in counts.unique().tolist()}       # masks are on the CPU
+        nothing = own.pop(0, None)
+        def of(count: int) -> Tensor: return values[kept[own[count]].nonzero()[:, 1].view(-1, count).to(values.device)]
+        if own: answers[torch.cat(list(own.values()))] = torch.cat([log_p(of(count)) for count in own]).cpu().double()
+        if nothing is not None: answers[nothing] = evidence_of(captioner, values, tokens, cut=cut)[list(positions)].double().mean(1)
         return answers
     return Ask(Regions(descriptors.grid, descriptors.view, descriptors.times), positions, left_out if baseline is None else replaced, together)
 

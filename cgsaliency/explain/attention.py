@@ -11,7 +11,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import Attentive, Descriptors, at_rest, to_tokens
+from ..core.contracts import Attentive, Descriptors, at_rest, to_device_of, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.regions import Regions, painted
@@ -26,7 +26,7 @@ def attention(
     "The attention weight α(t, i) of every token's prediction over the cells, zeros for tokens the captioner does not know. Raises BadInput for sentences it cannot take (cgvs, Eq. 4 and 5)."
     tokens = list(tokens)
     words, positions = captioner.encode_words(tokens, cut=cut)
-    values, grid = descriptors.values, descriptors.grid
+    values, grid = to_device_of(captioner, descriptors.values), descriptors.grid
     with torch.inference_mode(), at_rest(captioner): weights = to_tokens(captioner.attention(values[None], words[None].to(values.device))[0].to(values.dtype), positions, len(tokens), mean=True)
     return Explanation(weights.view(len(tokens), len(descriptors.times), grid.rows, grid.columns).cpu(), tuple(tokens), grid, descriptors.view,
                        "attention", {}, descriptors.times, measure=True)
@@ -42,6 +42,7 @@ def area_weights(
     "The weight of every region for every token, tokens × R, zeros for tokens the captioner does not know. Raises BadInput for sentences it cannot take and another `given` (aoa, Eq. 6 and 7)."
     if given not in ("state", "word"): raise BadInput("given", f"there is no '{given}'", "Choose 'state' or 'word'")
     words, positions = captioner.encode_words(list(tokens), cut=cut)
+    values = to_device_of(captioner, values)
     ask = captioner.attention if given == "state" else captioner.attention_of_words
     with torch.inference_mode(), at_rest(captioner): return to_tokens(ask(values[None], words[None].to(values.device))[0].to(values.dtype), positions, len(tokens), mean=True).cpu()
 

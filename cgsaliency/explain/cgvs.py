@@ -11,9 +11,10 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import Captioner, Descriptors, at_rest, to_tokens
+from ..core.contracts import Captioner, Descriptors, at_least_float32, at_rest, to_device_of, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
+from ..core.run import free_bytes, mixed_precision
 
 # %% ../../nbs/explain/cgvs.ipynb #8dabb676
 def word_loss(
@@ -32,7 +33,7 @@ def divergence(
     return (log_p.exp() * (log_p - log_q)).nan_to_num(0.0).sum(-1).T   # 0 · log 0 is 0
 
 # %% ../../nbs/explain/cgvs.ipynb #8e1992f8
-LIMIT = 2 ** 30   # bytes that the answers of one batch may take, with what is computed from them
+LIMIT = 2 ** 30   # bytes that the answers of one batch may take, with what is computed from them, on any device but CUDA
 
 def evidence_of(
     captioner: Captioner,
@@ -47,13 +48,17 @@ def evidence_of(
     if form not in ("word", "divergence"): raise BadInput("form", f"there is no '{form}'", "Choose 'word' or 'divergence'")
     if passes is not None and passes < 1: raise BadInput("passes", f"is {passes}; expected 1 or more", "Leave it out to take as many as fit")
     words, positions = captioner.encode_words(list(tokens), cut=cut)
+    values = to_device_of(captioner, values)
     words = words.to(values.device)
-    fitting = max(LIMIT // (4 * 4 * len(words) * len(captioner.vocabulary)), 1)     # four tensors of n × V floats a pass
+    fitting = max(free_bytes(values.device, LIMIT) // (4 * 4 * len(words) * len(captioner.vocabulary)), 1)     # four tensors of n × V floats a pass
     losses = []
+    def ask(seen: Tensor) -> Tensor:
+        with mixed_precision(values.device):
+            return at_least_float32(captioner.log_probs(seen, words.expand(len(seen), -1)))
     with torch.inference_mode(), at_rest(captioner):
-        log_p = captioner.log_probs((values if whole is None else whole)[None], words[None])[0] if form == "divergence" else None
+        log_p = ask((values if whole is None else whole.to(values.device))[None])[0] if form == "divergence" else None
         for some in values.split(min(passes or fitting, fitting)):
-            log_q = captioner.log_probs(some[:, None], words.expand(len(some), -1))
+            log_q = ask(some[:, None])
             losses.append(word_loss(log_q, words) if log_p is None else divergence(log_p, log_q))
     return to_tokens(-torch.cat(losses, 1).float().cpu(), positions, len(tokens))
 

@@ -17,22 +17,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from ..core.contracts import to_device_of
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
 from ..core.layers import handed_down, refuse_not_finite, watched
+from ..core.run import full_precision
 from .maps import Down, class_maps, explained
 
 # %% ../../nbs/explain/excitation.ipynb #0e11592c
 def _shares(winning: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
     "P / N, zero where N is zero, and the sum of P there. N is used up."
-    if normaliser.all(): return winning / normaliser, winning.new_zeros(())
+    if normaliser.is_cpu and normaliser.all(): return winning / normaliser, winning.new_zeros(())     # elsewhere the answer would be waited for
     empty = normaliser == 0
     return winning / normaliser.masked_fill_(empty, torch.inf), (winning * empty).sum()
 
 class Matrix:
     "The rule for a matrix. The largest of VGG-16 have a hundred million weights, so that they are read once, some rows at a time, and only rows that have something to hand down."
-    together = 2**20       # weights
+    together = 2**20       # weights, on a CPU: what its cache holds
+    elsewhere = 2**26      # weights, on any other device
 
     def excited(
         self,
@@ -44,8 +47,9 @@ class Matrix:
         "P of the inputs, and what had to be dropped: the sum of P where N is zero (ebr, Eq. 2)."
         given, signals = (x if x[..., 0].numel() == 1 else x.expand(*winning.shape[:-1], -1)).flatten(0, -2), winning.flatten(0, -2)
         total, dropped = signals.new_zeros(len(signals), x.shape[-1]), winning.new_zeros(())
+        every, together = every or not weight.is_cpu, self.together if weight.is_cpu else self.elsewhere
         wanted = torch.arange(len(weight), device=weight.device) if every else signals.ne(0).any(0).nonzero()[:, 0]
-        pieces = wanted.split(max(self.together // weight.shape[1], 1))
+        pieces = wanted.split(max(together // weight.shape[1], 1))
         room = weight.new_empty(len(pieces[0]), weight.shape[1])         # one for all: new memory for each would be most of the work
         for rows in pieces:
             excites = torch.index_select(weight.detach(), 0, rows, out=room[:len(rows)]).clamp_(min=0)
@@ -79,9 +83,17 @@ class Run:
     "What has to be known of one run through a network."
     batchnorm: str = "identity"                 # or 'folded'
     working: list[str] = field(default_factory=list)      # names of the layers at work, the innermost last
-    lost: dict[str, float] = field(default_factory=dict)  # probability that had to be dropped, by layer
+    dropped: list[tuple[str, Tensor]] = field(default_factory=list)   # layers and what they had to drop, on the network's device
     top: tuple[Tensor, "Step"] | None = None    # what the last linear layer was given, and its step
     abreast: bool = False                       # whether several signals go down together, which cannot be looked at one by one on the way
+
+    @property
+    def lost(self) -> dict[str, float]:
+        "The probability that had to be dropped, by layer; only here the device is waited for."
+        found: dict[str, float] = {}
+        for (layer, _), value in zip(self.dropped, torch.stack([value for _, value in self.dropped]).tolist() if self.dropped else ()):
+            if value: found[layer] = found.get(layer, 0.0) + value
+        return found
 
     def step(self) -> "Step":
         "A new step, by the layer at work."
@@ -96,7 +108,7 @@ class Step:
 
     def drop(self, value: Tensor) -> None:
         "Nothing; counts what was dropped, of one signal."
-        if not self.run.abreast and value != 0: self.run.lost[self.layer] = self.run.lost.get(self.layer, 0.0) + float(value)
+        if not self.run.abreast: self.run.dropped.append((self.layer, value.detach()))
 
 # %% ../../nbs/explain/excitation.ipynb #ec1d2a39
 class _Linear(torch.autograd.Function):
@@ -239,6 +251,10 @@ class Followed:
         contrast: str | None = None,  # 'top': the difference to the dual is taken where the last linear layer was given its input; or at a watched layer above those asked for
     ) -> dict[str, Tensor]:
         "P of the outputs of these layers, by name; what one seed lost on the way is added to `run.lost`. Raises BadInput for a layer that was not watched or nothing leads down to, and where there is nothing to contrast."
+        seed = seed.to(self.source.device)
+        with full_precision(self.source.device): return self._evidence(seed, at, contrast)
+
+    def _evidence(self, seed: Tensor, at: Sequence[str], contrast: str | None) -> dict[str, Tensor]:
         targets, self.run.abreast = {name: self._output(name) for name in at}, seed.ndim > self.source.ndim
         if contrast is None: return handed_down(self.source, targets, seed)
         if self.run.top is None: raise BadInput("contrast", f"no linear layer or convolution lies between {' or '.join(self.outputs)} and the scores", "Explain a layer further down, or choose contrast=None")
@@ -265,11 +281,14 @@ def follow(
 ) -> Followed:
     "One run through the network. Raises BadInput for a layer that it does not have, an operation without a rule, and numbers that are not finite."
     if batchnorm not in ("identity", "folded"): raise BadInput("batchnorm", f"there is no '{batchnorm}'", "Choose 'identity' or 'folded'")
+    inputs = to_device_of(network, inputs)
     run, given = Run(batchnorm), inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs    # the order in which pooling is quickest
     def left(module: nn.Module, given: tuple, value: Any) -> None: run.working.pop()
     handles = [handle for name, layer in network.named_modules() for handle in (layer.register_forward_pre_hook(lambda module, given, name=name: run.working.append(name)), layer.register_forward_hook(left))]
     try:
-        with torch.inference_mode(False), torch.enable_grad(), watched(network, [*layers, *([source] if source else [])]) as outputs, Rules(run): scores = network(given)
+        with (torch.inference_mode(False), torch.enable_grad(), full_precision(inputs.device),
+              watched(network, [*layers, *([source] if source else [])]) as outputs, Rules(run)):
+            scores = network(given)
     finally:
         for handle in handles: handle.remove()
     refuse_not_finite(scores, network, inputs)

@@ -36,7 +36,8 @@ def in_frames(
         return output.detach(), down if len(pictures) <= kept else None
     chunks = pictures.split(together)
     ups = [up(some) for some in chunks]
-    found = signals(torch.cat([output for output, _ in ups]))
+    read = torch.cat([output for output, _ in ups])
+    found = signals(read).to(read.device)
     return taken_down((some, down or way(network, chunk, at, source)[1]) for some, (_, down), chunk in zip(found.split(together, 1), ups, chunks))
 
 # %% ../../nbs/explain/frames.ipynb #d42edb02

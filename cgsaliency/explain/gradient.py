@@ -12,7 +12,7 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Recogniser, at_rest
+from ..core.contracts import Recogniser, at_rest, to_device_of
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
@@ -36,6 +36,7 @@ def by_gradients(
     seen: Callable[[Tensor, Tensor], Tensor] = largest,  # or `cam`
 ) -> tuple[Tensor, Down]:
     "What came out at the source, and the way down by gradients (`explain.maps`). Raises BadInput as `watched`, and for numbers that are not finite; the way down for a layer that does not lie below the source."
+    pictures = to_device_of(network, pictures)
     with torch.inference_mode(False), torch.enable_grad(), watched(network, [at, *([source] if source else [])]) as outputs: scores = network(pictures)
     refuse_not_finite(scores, network, pictures)
     start, response = outputs[source] if source else scores, outputs[at].detach()
@@ -77,10 +78,12 @@ def gradient_in_time(
 ) -> Tensor:                         # B × T × D
     "The derivative of the class's score by each unit of each step. Raises BadInput for features that are not finite and for a class or step that is not there (Simonyan et al. 2014, through time)."
     refuse_features(values)
+    given, values = values.device, to_device_of(recogniser, values)
     with torch.inference_mode(False), torch.enable_grad(), at_rest(recogniser):
         inside = values.detach().clone().requires_grad_()
         scores = recogniser.scores(inside)
         classes = torch.as_tensor(targets, device=values.device).expand(len(values))
         if not ((0 <= classes) & (classes < scores.shape[2])).all(): raise BadInput("class", f"number {targets}; the recogniser knows {scores.shape[2]} classes", "Count them from 0")
         if not -scores.shape[1] <= step < scores.shape[1]: raise BadInput("step", f"{step} of {scores.shape[1]}", "Choose a step of the sequence, or a negative one from its end")
-        return torch.autograd.grad(scores[torch.arange(len(values)), step, classes].sum(), inside)[0]
+        asked = scores[torch.arange(len(values), device=values.device), step, classes]
+        return torch.autograd.grad(asked.sum(), inside)[0].to(given)

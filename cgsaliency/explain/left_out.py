@@ -11,9 +11,10 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import Captioner, Descriptors, at_rest, to_tokens
+from ..core.contracts import Captioner, Descriptors, at_least_float32, at_rest, to_device_of, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
+from ..core.run import free_bytes, mixed_precision
 from .cgvs import LIMIT
 
 # %% ../../nbs/explain/left_out.ipynb #f5bb4401
@@ -25,14 +26,17 @@ def left_out(
     passes: int | None = None,   # in one batch; as many as `cgvs.LIMIT` allows by default, and never more
 ) -> Explanation:
     "Raw saliency log p(w | all) − log p(w | all but one) of every token over the cells, nats, flat for tokens the captioner does not know. Raises BadInput for a single descriptor, and for sentences it cannot take (Li et al. 2016; Zeiler and Fergus 2014)."
-    values, grid = descriptors.values, descriptors.grid
+    values, grid = to_device_of(captioner, descriptors.values), descriptors.grid
     m, features = values.shape
     if m < 2: raise BadInput("descriptors", "there is a single one, and nothing is left without it", "Explain with 'cgvs', or give the cells of the picture")
     if passes is not None and passes < 1: raise BadInput("passes", f"is {passes}; expected 1 or more", "Leave it out to take as many as fit")
     words, positions = captioner.encode_words(list(tokens), cut=cut)
     words = words.to(values.device)
-    fitting = max(LIMIT // (4 * (2 * len(words) * len(captioner.vocabulary) + 4 * m * features)), 1)
-    def log_p(some: Tensor) -> Tensor: return captioner.log_probs(some, words.expand(len(some), -1)).gather(-1, words.expand(len(some), -1)[..., None])[..., 0]
+    fitting = max(free_bytes(values.device, LIMIT) // (4 * (2 * len(words) * len(captioner.vocabulary) + 4 * m * features)), 1)
+    def log_p(some: Tensor) -> Tensor:
+        said = words.expand(len(some), -1)
+        with mixed_precision(values.device): answers = captioner.log_probs(some, said)
+        return at_least_float32(answers).gather(-1, said[..., None])[..., 0]
     with torch.inference_mode(), at_rest(captioner):
         whole, lost = log_p(values[None]), []
         for some in torch.arange(m, device=values.device).split(min(passes or fitting, fitting)):

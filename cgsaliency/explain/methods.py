@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.contracts import Attentive, Captioner, Descriptors, Pooling, at_rest, frame_means, name_of
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
+from ..core.run import device_of
 from .attention import attention
 from .cgvs import cgvs
 from .left_out import left_out
@@ -110,6 +111,11 @@ class Watched:
         tell: Callable[[int], None],   # called with the size of each batch before it is computed; what it raises ends the explanation
     ):
         self._captioner, self._tell = captioner, tell
+
+    @property
+    def device(self) -> torch.device | None:
+        "Where the captioner computes; None where it does not say."
+        return device_of(self._captioner) if isinstance(self._captioner, torch.nn.Module) else getattr(self._captioner, "device", None)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._captioner, name)

@@ -11,9 +11,10 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import SQUASHES, Unrolled, Unrolling, at_rest
+from ..core.contracts import SQUASHES, Unrolled, Unrolling, at_rest, to_device_of
 from ..core.errors import BadInput
 from ..core.layers import refuse_features
+from ..core.run import full_precision
 from .excitation import MATRIX
 
 # %% ../../nbs/explain/recurrent.ipynb #d8e90fc9
@@ -130,16 +131,17 @@ def evidence_in_time(
 ) -> Tensor:                             # B × T × D; EB-R sums to 1 over steps and units, cEB-R to 0; zeros where nothing excited the class
     "The evidence of each unit of each step for the class. Raises BadInput for features that are not finite and for a class or step that is not there (ebr, Eq. 3 to 7)."
     refuse_features(values)
-    with torch.inference_mode(), at_rest(recogniser):
+    given, values = values.device, to_device_of(recogniser, values)
+    with torch.inference_mode(), at_rest(recogniser), full_precision(values.device):
         layers, weights = recogniser.unroll(values), recogniser.readout()
         steps, batch, hidden = layers[-1].outputs.shape
         classes = torch.as_tensor(targets, device=values.device).expand(batch)
         if not ((0 <= classes) & (classes < len(weights))).all(): raise BadInput("class", f"number {targets}; the recogniser knows {len(weights)}", "Count them from 0")
         if step is not None and not -steps <= step < steps: raise BadInput("step", f"{step} of {steps}", "Choose a step of the sequence, or a negative one from its end")
-        seeds = values.new_zeros(steps, batch, len(weights))
-        if step is None: seeds[:, torch.arange(batch), classes] = 1
-        else: seeds[step, torch.arange(batch), classes] = 1
+        seeds, each = values.new_zeros(steps, batch, len(weights)), torch.arange(batch, device=values.device)
+        if step is None: seeds[:, each, classes] = 1
+        else: seeds[step, each, classes] = 1
         def shares(sign: int) -> Tensor:
             found = over_total(through_layers(layers, MATRIX.excited(layers[-1].outputs, sign * weights, seeds)[0], reading), (0, 2))
             return found if step is not None else found.sum(2, keepdim=True).expand_as(found) * steps      # each step's share in all its units alike
-        return (shares(1) - shares(-1) if contrast else shares(1)).transpose(0, 1)
+        return (shares(1) - shares(-1) if contrast else shares(1)).transpose(0, 1).to(given)

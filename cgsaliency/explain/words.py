@@ -11,11 +11,12 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Captioner, Descriptors, Pooling, at_rest, to_tokens
+from ..core.contracts import Captioner, Descriptors, Pooling, at_least_float32, at_rest, to_device_of, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
 from ..core.layers import refuse_features
+from ..core.run import full_precision, mixed_precision
 from .excitation import MATRIX
 from .frames import in_frames
 from .maps import explained
@@ -42,14 +43,15 @@ def evidence_at_mean(
 ) -> Tensor:                     # K × D; EB-R sums to 1 over units, cEB-R to 0; zeros where the captioner knows no word, or nothing excited any; where nothing excites the dual, cEB-R is EB-R
     "The evidence of each unit of the mean descriptor for each token or phrase. Raises BadInput for values that are not finite, and sentences and spans it cannot take (ebr, section 3.4)."
     refuse_features(values[None])
+    given, values = values.device, to_device_of(captioner, values)
     words, positions = captioner.encode_words(list(tokens), cut=cut)
     starts = _asked(tokens, spans)[:, positions.cpu()].to(values)      # which of the n known words each of the K is about
-    with torch.inference_mode(), at_rest(captioner):
+    with torch.inference_mode(), at_rest(captioner), full_precision(values.device):
         layers, weights = captioner.unroll(values[None], words[None].to(values.device)), captioner.readout()[words.to(values.device)]
         top, each = layers[-1].outputs[:, 0], torch.eye(len(words), dtype=values.dtype, device=values.device)
         seeds = torch.cat([starts[:, :, None] * MATRIX.excited(top, sign * weights, each)[0] for sign in ((1, -1) if contrast else (1,))])      # K × n × H, and those of the dual
         found = over_total(to_static(layers, seeds.transpose(0, 1), reading), [1]).split(len(starts))
-        return found[0] - found[1] if contrast else found[0]
+        return (found[0] - found[1] if contrast else found[0]).to(given)
 
 # %% ../../nbs/explain/words.ipynb #45618908
 def _rates(evidence: Tensor, values: Tensor) -> Tensor:
@@ -67,8 +69,9 @@ def eb_r_words(
     cut: bool = False,           # whether a sentence that is too long is cut instead of refused
 ) -> Explanation:
     "The evidence of each cell of each frame for each token or phrase, signed with contrast. Raises BadInput as `evidence_at_mean` (ebr, section 3.4)."
-    evidence = evidence_at_mean(captioner, descriptors.values, tokens, spans, contrast, reading, cut)
-    maps, grid = (_rates(evidence, descriptors.values) @ descriptors.values.T).cpu(), descriptors.grid
+    values, grid = to_device_of(captioner, descriptors.values), descriptors.grid
+    evidence = evidence_at_mean(captioner, values, tokens, spans, contrast, reading, cut)
+    with full_precision(values.device): maps = (_rates(evidence, values) @ values.T).cpu()
     return Explanation(maps.view(len(maps), len(descriptors.times), grid.rows, grid.columns), _named(tokens, spans), grid, descriptors.view, "cEB-R" if contrast else "EB-R", {"reading": reading}, descriptors.times)
 
 def _named(tokens: Sequence[str], spans: Sequence[slice] | None) -> tuple[str, ...]:
@@ -84,9 +87,13 @@ def owed_to(
 ) -> Tensor:                # of each token, nats; zeros where the captioner does not know it
     "By how much each token is more probable with these descriptors than with the others. Raises BadInput as `encode_words`."
     words, positions = captioner.encode_words(list(tokens), cut=cut)
+    values = to_device_of(captioner, values)
     words = words.to(values.device)
+    def log_p(seen: Tensor) -> Tensor:
+        with mixed_precision(values.device): answers = captioner.log_probs(seen[None], words[None])
+        return at_least_float32(answers)[0].gather(1, words[:, None])[:, 0]
     with torch.inference_mode(), at_rest(captioner):
-        own, other = (captioner.log_probs(seen[None], words[None])[0].gather(1, words[:, None])[:, 0] for seen in (values, others))
+        own, other = log_p(values), log_p(others.to(values.device))
     return to_tokens((own - other).float().cpu(), positions, len(tokens))
 
 # %% ../../nbs/explain/words.ipynb #5bae0e82

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.contracts import Descriptors, at_rest
+from ..core.contracts import Descriptors, at_rest, to_device_of
 from ..core.errors import BadInput
 
 # %% ../../nbs/models/checking.ipynb #d69b1af5
@@ -43,7 +43,8 @@ def _tried(captioner: Any, seen: Any, tokens: list[str], tolerance: float) -> It
             try: seen = captioner.describe(list(seen), tuple(map(float, range(len(seen)))))
             except Exception as error: yield f"`describe` fails ({_named(error)})."; return
             if not isinstance(seen, Descriptors): yield f"`describe` gives a {type(seen).__name__}. Return core.contracts.Descriptors(values, grid, view, times)."; return
-        values = seen.values
+        values = to_device_of(captioner, seen.values)
+        words = words.to(values.device)
         beside = values[:1].expand_as(values)
         if not torch.isfinite(values).all(): yield "`describe` gives values that are not finite. Check the pictures' normalisation and the encoder's weights."; return
         if len(values) < 2: yield "`describe` gives a single descriptor. Keep the encoder's cells apart: there must be something to tell apart."; return

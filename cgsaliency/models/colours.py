@@ -38,11 +38,11 @@ class Colours:
 
     def log_probs(self, values: Tensor, words: Tensor) -> Tensor:
         "log p of every word at each step, B × n × V, of B × m × 3 descriptors and B × n words."
-        return (values.mean(1) @ self.likes.T).log_softmax(-1)[:, None].expand(-1, words.shape[1], -1)
+        return (values.mean(1) @ self.likes.to(values.device).T).log_softmax(-1)[:, None].expand(-1, words.shape[1], -1)
 
     def attention(self, values: Tensor, words: Tensor) -> Tensor:
         "The share of each descriptor for each word, B × n × m, sums of 1."
-        return (self.likes[words] @ values.transpose(1, 2)).softmax(-1)
+        return (self.likes.to(values.device)[words] @ values.transpose(1, 2)).softmax(-1)
 
 # %% ../../nbs/models/colours.ipynb #45332bbb
 SKY, GRASS, BALL = (.55, .75, .9), (.35, .7, .3), (.85, .2, .2)
@@ -115,7 +115,7 @@ def paints_of(
     pictures: Tensor,   # … × 3, colours
 ) -> Tensor:            # … × 7, in [0, 1]
     "How well each cell fits each of `PAINTS`."
-    return (1 - 3 * (pictures[..., None, :] - torch.tensor(PAINTS)).norm(dim=-1)).relu()
+    return (1 - 3 * (pictures[..., None, :] - torch.tensor(PAINTS, device=pictures.device)).norm(dim=-1)).relu()
 
 # %% ../../nbs/models/colours.ipynb #372b5a77
 def taught_scenes(

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import at_rest
+from ..core.contracts import at_rest, to_device_of
 from ..core.errors import BadInput
 
 # %% ../../nbs/models/decode.ipynb #6f7b656b
@@ -41,7 +41,7 @@ def beam_search(
 ) -> tuple[list[list[int]], Tensor]:  # B sentences as word indices without the end; B log-probabilities, nats
     "The most probable sentences found. Raises BadInput for a beam below 1."
     if beam < 1: raise BadInput("beam", f"is {beam}; expected 1 or more", "Give beam=1 for greedy search")
-    seen = values if isinstance(values, tuple) else (values,)
+    seen = tuple(to_device_of(model, part) for part in (values if isinstance(values, tuple) else (values,)))
     batch, device = len(seen[0]), seen[0].device
     with at_rest(model):
         state = tuple(part.repeat_interleave(beam, 0) for part in model.begin(*seen))
@@ -51,8 +51,7 @@ def beam_search(
         over = torch.zeros(batch, beam, dtype=torch.bool, device=device)
         for step in range(max_words + 1):
             scores, state = model.advance(state, None if step == 0 else words[..., -1].flatten())
-            scores = scores.view(batch, beam, -1).clone()
-            scores[over] = -torch.inf
+            scores = scores.view(batch, beam, -1).masked_fill(over[..., None], -torch.inf)
             scores[..., 0] = torch.where(over, 0.0, scores[..., 0])  # a finished sentence only goes on ending, at no cost
             if step == max_words: scores[..., 1:] = -torch.inf       # the end is all that still fits
             logs, best = (logs[..., None] + scores).flatten(1).topk(beam, dim=1)

@@ -125,7 +125,7 @@ class HubCaptioner(nn.Module):
     @torch.no_grad()
     def caption(self, descriptors: Descriptors) -> list[str]:
         "What the model says, greedily, as words."
-        with at_rest(self): pieces = self.reading.speak(getattr(descriptors, "everything", descriptors.values[None]))
+        with at_rest(self): pieces = self.reading.speak(getattr(descriptors, "everything", descriptors.values[None]).to(self.device))
         said = self.tokenizer.decode(pieces[0], skip_special_tokens=True).strip()
         return said.removeprefix(self.prompt.strip()).split() if self.reading.repeats else said.split()
 

@@ -20,7 +20,7 @@ def fits(
 ) -> tuple[Tensor, Tensor]:        # B × R × V, in [0, 1]; B × V
     "exp(M − the word's largest M) with M = words · values, zeros for regions that are not there; and that largest M (aoa, Eq. 5, s(w, r))."
     scores = values @ words.T
-    if there is not None and not there.all(): scores.masked_fill_(~there[..., None], -torch.inf)
+    if there is not None and not (there.is_cpu and there.all()): scores.masked_fill_(~there[..., None], -torch.inf)
     highest = scores.detach().amax(1)
     return scores.sub_(highest[:, None]).exp_(), highest       # in place: each copy of the table would be as large as the table
 
