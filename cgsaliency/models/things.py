@@ -62,9 +62,10 @@ class Windows:
     def batch(
         self,
         numbers: Tensor,   # B things
+        generator: torch.Generator | None = None,   # of the shifts
     ) -> tuple[Tensor, Tensor]:   # B × 3 × side × side, normalised; B × V of zeros and ones
         "Their windows and words."
         middles = torch.tensor([self.known[k][1] for k in numbers.tolist()]).round().long()
-        corners = (torch.randint(-self.shift, self.shift + 1, (len(numbers), 2)) + middles).clamp(0, self.size)
+        corners = (torch.randint(-self.shift, self.shift + 1, (len(numbers), 2), generator=generator) + middles).clamp(0, self.size)
         cut = [self.pictures[self.known[k][0], :, y:y + self.side, x:x + self.side] for k, (y, x) in zip(numbers.tolist(), corners.tolist())]
         return torch.stack(cut).float(), self.words[numbers]
