@@ -87,7 +87,7 @@ rehearsing:
 	@$(BIN)/python tools/rehearse.py draw $(REHEARSAL)/data $(if $(DATA),"$(DATA)")
 	@$(MAKE) --no-print-directory -s reproduce SCALE=rehearsal DATA=$(REHEARSAL)/data REPORTS=$(REHEARSAL)/reports ARTIFACTS=$(REHEARSAL)/artifacts MEMORY=$(or $(MEMORY),16) ARGS='--keep-going $(ARGS)' || \
 	  { echo "=== not all notebooks have run to their end; these failed:" >&2; find $(REHEARSAL)/reports -name '*.failed.ipynb' >&2; exit 1; }
-	@$(if $(findstring dry-run,$(ARGS)),,$(BIN)/python tools/rehearse.py record $(REHEARSAL)/reports/rehearsal)
+	@$(if $(findstring dry-run,$(ARGS)),,$(BIN)/python tools/rehearse.py record $(REHEARSAL)/reports/rehearsal $(REHEARSAL)/artifacts/rehearsal)
 
 test: setup  ## everything that has to hold: the four targets below
 	$(call step,notebooks package and README agree,$(MAKE) --no-print-directory -s check)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COUNTS', 'VIDEO_COUNTS', 'UCF101_CLASSES', 'UCF101_GROUPS', 'THUMOS14_VIDEOS', 'ONLY_DRAWN', 'THUMOS14_FOLDERS',
            'DRAWERS', 'WEIGHTS', 'OFFICIAL', 'draw_weights', 'draw_data', 'flat_settings', 'shortened',
-           'shortened_data', 'run_costs']
+           'shortened_data', 'run_costs', 'covered_seconds']
 
 # %% ../../nbs/reproduce/rehearsal.ipynb #rehears02
 import shutil
@@ -196,16 +196,33 @@ def shortened_data() -> pd.DataFrame:   # data set, part, paper, rehearsal
 # %% ../../nbs/reproduce/rehearsal.ipynb #rehears24
 def run_costs(
     reports: Path,           # reports/<scale> of a run
+    artifacts: Path,         # artifacts/<scale> of the run
     sections: list[str],     # of the scale
     prefix: str,             # of the rows' names, such as 'rehearsal'
 ) -> list[tuple[str, float, str, str]]:   # name, value, unit, relative_to
-    "Return time and memory of each notebook, and of all. Raises BadInput where one has not run to its end."
-    found = {}
+    "Return time and memory of each notebook and of the run, and the disk that it takes. Raises BadInput where one has not run to its end."
+    found, spans = {}, []
     for section in sections:
         path = Path(reports) / f"{section}.run.json"
         if not path.is_file(): raise BadInput(path, "is not there: the notebook has not run to its end", "Run it first: make rehearse")
         found[section] = read_json(path)
-    rows = [(f"{prefix}: {section}", one["seconds"], "s", "") for section, one in found.items()]
-    rows += [(f"{prefix}: {section}, largest memory", one["memory_gib"], "GiB", "") for section, one in found.items()]
-    total, most = sum(one["seconds"] for one in found.values()), max(found, key=lambda section: found[section]["memory_gib"])
-    return [(f"{prefix}: all {len(found)} notebooks, one after the other", round(total), "s", ""), (f"{prefix}: largest memory of a notebook", found[most]["memory_gib"], "GiB", most), *rows]
+        ended = path.stat().st_mtime
+        spans.append((ended - found[section]["seconds"], ended))
+    most = max(found, key=lambda section: found[section]["memory_gib"])
+    return [
+        (f"{prefix}: all {len(found)} notebooks, side by side", round(covered_seconds(spans)), "s", ""),
+        (f"{prefix}: all {len(found)} notebooks, one after the other", round(sum(one["seconds"] for one in found.values())), "s", ""),
+        (f"{prefix}: largest memory of a notebook", found[most]["memory_gib"], "GiB", most),
+        (f"{prefix}: disk of reports and artifacts", round(sum(path.stat().st_size for folder in (reports, artifacts) for path in Path(folder).rglob("*") if path.is_file()) / 2 ** 30, 2), "GiB", ""),
+        *((f"{prefix}: {section}", one["seconds"], "s", "") for section, one in found.items()),
+        *((f"{prefix}: {section}, largest memory", one["memory_gib"], "GiB", "") for section, one in found.items())]
+
+def covered_seconds(
+    spans: list[tuple[float, float]],   # of each notebook: when it began and ended, seconds
+) -> float:
+    "Return how long at least one was at work: pauses of a run that was stopped do not count, and what runs side by side counts once."
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(end - max(begin, reached), 0)
+        reached = max(reached, end)
+    return total
