@@ -13,8 +13,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Sequence
 
-import av
-from av.video.reformatter import VideoReformatter
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,7 +22,9 @@ from ..core.artefacts import written_whole
 from ..core.errors import BadInput
 from ..core.geometry import View
 
-if TYPE_CHECKING: from cgsaliency.data.video_index import VideoIndex   # which imports this module
+if TYPE_CHECKING:
+    import av                                              # which only videos need, and images do without
+    from cgsaliency.data.video_index import VideoIndex     # which imports this module
 
 # %% ../../nbs/data/frames.ipynb #1f5b54b6
 def read_picture(
@@ -86,8 +86,10 @@ def _stated_bytes(path: Path) -> int:
             head = file.read(16)
     return end
 
-def _decoded(path: Path) -> Iterator[av.VideoFrame]:
+def _decoded(path: Path) -> Iterator["av.VideoFrame"]:
     "Decode the frames of the first video stream. Raises BadInput for what cannot be decoded to the end."
+    import av
+
     if not Path(path).is_file(): raise BadInput(path, "there is no such video", "Fetch the data set's videos, or correct the path")
     remedy, there, stated = "Fetch the file again", Path(path).stat().st_size, _stated_bytes(path)
     if stated > there: raise BadInput(path, f"is cut off: it has {there:,} of {stated:,} bytes", remedy)
@@ -142,6 +144,8 @@ def stated_pace(
 
     Raises BadInput as `video_times`."""
     if index is not None: return index.pace(path)
+    import av
+
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -167,9 +171,11 @@ HELD_BYTES = 2 ** 26   # decoded frames that wait until the video's end is known
 class _Images:
     "Convert decoded frames to RGB images of a size."
 
-    def __init__(self, size: tuple[int, int] | None): self.size, self.colors = size, VideoReformatter()
+    def __init__(self, size: tuple[int, int] | None):
+        from av.video.reformatter import VideoReformatter
+        self.size, self.colors = size, VideoReformatter()
 
-    def __call__(self, frame: av.VideoFrame) -> Image.Image:
+    def __call__(self, frame: "av.VideoFrame") -> Image.Image:
         image = self.colors.reformat(frame, format="rgb24", threads=1).to_image()    # small frames: threads cost more than they save
         return image if self.size is None else image.resize(self.size, Image.Resampling.BICUBIC)
 
@@ -178,7 +184,7 @@ class _Observed:
 
     def __init__(self, path: Path): self.path, self.stamps, self.width, self.height = path, [], 0, 0
 
-    def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+    def frames(self) -> Iterator[tuple[int, "av.VideoFrame"]]:
         for number, frame in enumerate(_decoded(self.path)):
             if number == 0: self.width, self.height = frame.width, frame.height
             self.stamps.append(frame.time)
@@ -250,6 +256,8 @@ def write_video(
     times: Sequence[int] | None = None,  # time stamps in frames, for a variable rate; one after the other by default
 ) -> Path:
     "The path of the video, written whole. Raises BadInput for no frames and for sides that are odd."
+    import av
+
     if not frames: raise BadInput(path, "has no frame to write", "Give at least one")
     width, height = frames[0].size
     if width % 2 or height % 2: raise BadInput(path, f"frames are {width} × {height}", "MPEG-4 takes even sides: crop a row or column")
