@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ..core.artefacts import digest
-from ..core.contracts import Captioner, Descriptors, at_least_float32, at_rest, to_device_of
+from ..core.contracts import Captioner, Descriptors, at_rest, to_device_of
 from ..core.errors import BadInput
 from ..core.explanation import Explanation, in_pixels, merged
 from ..core.geometry import Grid, View
 from ..core.processes import gathered, shared
 from ..core.records import Record
-from ..core.run import mixed_precision
+from ..core.run import full_precision
 from .pointing import Reading, categories_of, questions_of
 from ..explain.cgvs import evidence_of, word_loss
 
@@ -131,8 +131,7 @@ def _sentence(captioner: Captioner, tokens: Sequence[str], cut: bool) -> tuple[t
     def log_p(values: Tensor) -> Tensor:
         values = to_device_of(captioner, values)
         said = words.to(values.device)
-        with at_rest(captioner), mixed_precision(values.device): answers = captioner.log_probs(values, said.expand(len(values), -1))
-        return -word_loss(at_least_float32(answers), said).T
+        with at_rest(captioner), full_precision(values.device): return -word_loss(captioner.log_probs(values, said.expand(len(values), -1)), said).T
     return tuple(positions.tolist()), log_p
 
 # %% ../../nbs/evaluate/faithfulness.ipynb #f0ab94e3

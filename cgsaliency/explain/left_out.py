@@ -11,10 +11,10 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.contracts import Captioner, Descriptors, at_least_float32, at_rest, to_device_of, to_tokens
+from ..core.contracts import Captioner, Descriptors, at_rest, to_device_of, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
-from ..core.run import free_bytes, mixed_precision
+from ..core.run import free_bytes, full_precision
 from .cgvs import LIMIT
 
 # %% ../../nbs/explain/left_out.ipynb #f5bb4401
@@ -35,9 +35,8 @@ def left_out(
     fitting = max(free_bytes(values.device, LIMIT) // (4 * (2 * len(words) * len(captioner.vocabulary) + 4 * m * features)), 1)
     def log_p(some: Tensor) -> Tensor:
         said = words.expand(len(some), -1)
-        with mixed_precision(values.device): answers = captioner.log_probs(some, said)
-        return at_least_float32(answers).gather(-1, said[..., None])[..., 0]
-    with torch.inference_mode(), at_rest(captioner):
+        return captioner.log_probs(some, said).gather(-1, said[..., None])[..., 0]
+    with torch.inference_mode(), at_rest(captioner), full_precision(values.device):
         whole, lost = log_p(values[None]), []
         for some in torch.arange(m, device=values.device).split(min(passes or fitting, fitting)):
             others = torch.arange(m - 1, device=values.device).expand(len(some), -1)

@@ -11,12 +11,12 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Captioner, Descriptors, Pooling, at_least_float32, at_rest, to_device_of, to_tokens
+from ..core.contracts import Captioner, Descriptors, Pooling, at_rest, to_device_of, to_tokens
 from ..core.errors import BadInput
 from ..core.explanation import Explanation
 from ..core.geometry import Grid, View
 from ..core.layers import refuse_features
-from ..core.run import full_precision, mixed_precision
+from ..core.run import full_precision
 from .excitation import MATRIX
 from .frames import in_frames
 from .maps import explained
@@ -89,10 +89,8 @@ def owed_to(
     words, positions = captioner.encode_words(list(tokens), cut=cut)
     values = to_device_of(captioner, values)
     words = words.to(values.device)
-    def log_p(seen: Tensor) -> Tensor:
-        with mixed_precision(values.device): answers = captioner.log_probs(seen[None], words[None])
-        return at_least_float32(answers)[0].gather(1, words[:, None])[:, 0]
-    with torch.inference_mode(), at_rest(captioner):
+    def log_p(seen: Tensor) -> Tensor: return captioner.log_probs(seen[None], words[None])[0].gather(1, words[:, None])[:, 0]
+    with torch.inference_mode(), at_rest(captioner), full_precision(values.device):
         own, other = log_p(values), log_p(others.to(values.device))
     return to_tokens((own - other).float().cpu(), positions, len(tokens))
 

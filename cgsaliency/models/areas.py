@@ -48,11 +48,13 @@ class Scores(nn.Module):
 
     def words(self, h: Tensor) -> Tensor:
         "a, … × V: s(w, h) with the bias of the word; from … × H."
-        return (self.from_state(h) + self.word) @ self.embedding[0].weight.T if self.form == "paper" else self.from_state(h)
+        if self.form == "code": return at_least_float32(self.from_state(h))
+        return at_least_float32((self.from_state(h) + self.word) @ self.embedding[0].weight.T)
 
     def regions(self, h: Tensor, values: Tensor) -> Tensor:
         "c, B × k × R: s(r, h) with the bias of the region; from B × k × H and B × R × D."
-        return self.looks(h) @ values.mT if "region-state" in self.terms else values.new_zeros(*h.shape[:2], values.shape[1])
+        if "region-state" not in self.terms: return values.new_zeros(*h.shape[:2], values.shape[1])
+        return at_least_float32(self.looks(h) @ values.mT)
 
     def step_by_step(self, values: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         "`words` and `regions` for the states of one step after the other: derivatives by matrices are made once, at the end."
@@ -106,7 +108,7 @@ class Areas(Captioning):
         self.scores = Scores(self.embed_word, vocabulary.log_frequency(), features, hidden, form, terms)
         self._fits = "word-region" in terms
 
-    def _length_one(self, values: Tensor) -> Tensor: return F.normalize(values, dim=-1) if self.normalised else values
+    def _length_one(self, values: Tensor) -> Tensor: return F.normalize(at_least_float32(values), dim=-1) if self.normalised else values
 
     def begin(self, values: Tensor, image: Tensor | None = None, there: Tensor | None = None) -> tuple[Tensor, ...]:
         "The state before the first word: h, B × H; p(r | h) or the scores of regions, B × R; regions, B × R × D, and which there are; `fits`. From B × R × D, the picture's vector B × image, and B × R booleans."

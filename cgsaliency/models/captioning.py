@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.artefacts import digest, read_json, write_json
-from ..core.contracts import at_rest
+from ..core.contracts import at_least_float32, at_rest
 from ..core.errors import BadInput
 from ..core.prefetch import Host
 from ..core.records import Record
@@ -47,7 +47,7 @@ class Captioning(nn.Module):
 
     def log_probs(self, values: Tensor, words: Tensor) -> Tensor:
         "log p(· | words before t, descriptors), B × n × V in nats; from B × m × D values and B × n words."
-        return self.logits(self.begin(values), words).log_softmax(-1)
+        return at_least_float32(self.logits(self.begin(values), words)).log_softmax(-1)
 
     def encode_words(self, tokens: list[str], cut: bool = False) -> tuple[Tensor, Tensor]:
         "Word indices and their positions among the tokens. Raises BadInput for a sentence without known words, or of more than max_words."

@@ -6,20 +6,27 @@
 __all__ = ['fits', 'over_regions', 'Products', 'linear', 'Steps', 'over_words', 'over_regions_in_parts', 'over_words_in_parts']
 
 # %% ../../nbs/models/joint.ipynb #7b334124
+from contextlib import AbstractContextManager, nullcontext
 from typing import Callable
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..core.contracts import at_least_float32
+
 # %% ../../nbs/models/joint.ipynb #3a19bb54
+def _in_float32(device: torch.device) -> AbstractContextManager:
+    "Inside, products are of the numbers as they are, also where autocast would take them in half precision."
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
 def fits(
     words: Tensor,                 # V × D, one vector a word
     values: Tensor,                # B × R × D, one descriptor a region
     there: Tensor | None = None,   # B × R booleans: which regions there are; all by default
 ) -> tuple[Tensor, Tensor]:        # B × R × V, in [0, 1]; B × V
     "exp(M − the word's largest M) with M = words · values, zeros for regions that are not there; and that largest M (aoa, Eq. 5, s(w, r))."
-    scores = values @ words.T
+    with _in_float32(values.device): scores = at_least_float32(values) @ at_least_float32(words).T
     if there is not None and not (there.is_cpu and there.all()): scores.masked_fill_(~there[..., None], -torch.inf)
     highest = scores.detach().amax(1)
     return scores.sub_(highest[:, None]).exp_(), highest       # in place: each copy of the table would be as large as the table
@@ -46,8 +53,9 @@ class _Read(torch.autograd.Function):
     def forward(ctx, rows: Tensor, gate: Tensor, matrix: Tensor, turned: bool, kept: list) -> Tensor:
         ctx.save_for_backward(rows, matrix)
         ctx.turned, ctx.kept = turned, kept
-        if turned and len(matrix) == 1: return (matrix @ rows.mT).mT    # a weight that all rows share: twice as fast on CPUs
-        return rows @ (matrix.mT if turned else matrix)
+        with _in_float32(rows.device):
+            if turned and len(matrix) == 1: return (matrix @ rows.mT).mT    # a weight that all rows share: twice as fast on CPUs
+            return rows @ (matrix.mT if turned else matrix)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
@@ -75,6 +83,7 @@ class Products:
         self,
         matrix: Tensor,  # B × K × N
     ):
+        matrix = at_least_float32(matrix)
         self.matrix, self._kept = matrix.detach(), []
         self._gate = _Gate.apply(matrix, self._kept)
 
@@ -84,7 +93,7 @@ class Products:
         turned: bool = False,  # whether the matrix is transposed
     ) -> Tensor:
         "rows @ matrix, B × k × N, or rows @ matrix.mT, B × k × K."
-        return _Read.apply(rows, self._gate, self.matrix, turned, self._kept)
+        return _Read.apply(rows.to(self.matrix.dtype), self._gate, self.matrix, turned, self._kept)
 
 def linear(
     weight: Tensor,               # N × K

@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
+from ..core.contracts import at_least_float32
 from ..core.errors import BadInput
 from ..core.geometry import Grid
 from ..data.text import Vocabulary
@@ -65,7 +66,7 @@ class Transformers(nn.Module):
         columns: Tensor,
     ) -> Tensor:              # B × anchors × 2 × 3, from offsets in cells to places (x, y) in cells
         "The matrices: zoom · (1 + A) with the anchor's place plus a shift (aoa, section 3.2)."
-        own = self.localise(F.normalize(gamma[:, :, rows][..., columns], dim=1)).flatten(2).mT.unflatten(2, (2, 3))
+        own = self.localise(F.normalize(at_least_float32(gamma[:, :, rows][..., columns]), dim=1)).flatten(2).mT.unflatten(2, (2, 3))
         y, x = (part.flatten() for part in torch.meshgrid(rows, columns, indexing="ij"))
         linear = self.zoom * (own[..., :2] + torch.eye(2, device=gamma.device))
         return torch.cat([linear, own[..., 2:] + torch.stack([x, y], 1)[..., None]], -1)
@@ -100,6 +101,7 @@ def pooled_boxes(
     boxes: Tensor,   # B × R × (x0, y0, x1, y1), input pixels
 ) -> Tensor:
     "The largest values in each box, B × R × D."
+    maps = at_least_float32(maps)          # roi_pool knows no bfloat16
     corners = grid.position(boxes.float().unflatten(2, (2, 2)))                             # in cells, 0 at the first centre
     first, final = corners[:, :, 0].ceil(), corners[:, :, 1].floor()
     middle = corners.mean(2).round()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.contracts import Unrolled
+from ..core.contracts import Unrolled, at_least_float32
 from ..data.text import Vocabulary
 from .captioning import Captioning, captioning_loss
 from .colours import taught_scenes
@@ -62,7 +62,7 @@ class MeanPool(Captioning):
         "log p of the next word, B × V, and the state after saying `word` (B indices; None before the first)."
         pooled, *before = state
         layers = self._layers(pooled, (torch.zeros(len(pooled), dtype=torch.long, device=pooled.device) if word is None else word)[:, None], tuple(before))
-        return self._scores(layers[1])[:, 0].log_softmax(-1), (pooled, *(part[-1] for layer in layers for part in (layer.outputs, layer.gates["c"])))
+        return at_least_float32(self._scores(layers[1])[:, 0]).log_softmax(-1), (pooled, *(part[-1] for layer in layers for part in (layer.outputs, layer.gates["c"])))
 
     def unroll(self, values: Tensor, words: Tensor) -> tuple[Unrolled, ...]:
         "Both LSTMs after n steps, step t of which predicts word t; from B × m × D values and B × n words."

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.contracts import at_least_float32
 from ..core.errors import BadInput
 from ..data.text import Vocabulary
 from .captioning import Captioning
@@ -95,4 +96,4 @@ class S2VT(Captioning):
         "log p of the next word, B × V, and the state after saying `word` (B indices; None before the first)."
         embedded = state[0].new_zeros(len(state[0]), self.embed_word.embedding_dim) if word is None else self.embed_word(word)
         output, state = self._through(embedded[:, None], False, state)
-        return self.to_words(output[:, 0]).log_softmax(-1), state
+        return at_least_float32(self.to_words(output[:, 0])).log_softmax(-1), state

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.contracts import at_least_float32
 from ..core.errors import BadInput
 from ..core.geometry import View
 from ..core.records import Record
@@ -52,7 +53,7 @@ class SoftAttention(Captioning):
     def step(self, state: tuple[Tensor, ...], embedded: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         "The state after one more word, what was attended to (B × D) and its weights (B × m); from B × words, the embedded word before."
         h, c, values, keys = state
-        weights = self.weigh(torch.tanh(keys + self.query(h)[:, None]))[..., 0].softmax(-1)
+        weights = at_least_float32(self.weigh(torch.tanh(keys + self.query(h)[:, None]))[..., 0]).softmax(-1)
         context = (weights[:, None] @ values)[:, 0]
         if self.gate is not None: context = torch.sigmoid(self.gate(h)) * context
         h, c = self.cell(torch.cat([embedded, context], -1), (h, c))
@@ -82,7 +83,7 @@ class SoftAttention(Captioning):
         "log p of the next word, B × V, and the state after saying `word` (B indices; None before the first)."
         embedded = state[0].new_zeros(len(state[0]), self.embed_word.embedding_dim) if word is None else self.embed_word(word)
         state, context, _ = self.step(state, embedded)
-        return self.output(state[0], context, embedded).log_softmax(-1), state
+        return at_least_float32(self.output(state[0], context, embedded)).log_softmax(-1), state
 
 # %% ../../nbs/models/soft_attention.ipynb #281199c1
 def attention_loss(
