@@ -1,8 +1,10 @@
 """The Slurm profile on a real Slurm: a cluster of this machine alone, with a controller, a node and munge of its own.
 
-The node says that it has 16 cores, 200 GB and 2 GPUs, so that it takes jobs of scale paper; nothing holds jobs to what they asked for.
+The node says that it has 16 cores, 200 GB and 2 GPUs, so that it takes jobs of scale paper;
+nothing holds jobs to what they asked for.
 """
 import getpass, os, re, shutil, signal, socket, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,11 +68,12 @@ class Cluster:
             (folder / name).mkdir()
         controller_port, node_port = free_ports(2)
         names = dict(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=folder)
-        (folder / "slurm.conf").write_text(CONFIGURATION.format(controller_port=controller_port, node_port=node_port, **names))
+        names |= dict(controller_port=controller_port, node_port=node_port)
+        (folder / "slurm.conf").write_text(CONFIGURATION.format(**names))
         (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")      # any two devices
         (folder / "munge.key").write_bytes(os.urandom(1024))
         (folder / "munge.key").chmod(0o400)
-        # The executor's plugin removes SLURM_CONF before it calls srun: on a cluster the configuration lies where Slurm looks for it.
+        # Snakemake's plugin removes SLURM_CONF before it calls srun: on a cluster, Slurm knows where it is configured.
         srun = folder / "bin/srun"
         srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
         srun.chmod(0o755)
@@ -113,12 +116,13 @@ class Cluster:
         return found
 
     def reproduce(self, folder: Path, scale: str, targets: str, *arguments: str) -> subprocess.CompletedProcess:
-        "Return what `make reproduce PROFILE=slurm` left; it is told to ask squeue, often, since this cluster keeps no accounts."
+        "Return how `make reproduce PROFILE=slurm` ended; it asks squeue, often: this cluster keeps no accounts."
         told = "--slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --latency-wait 20 --retries 0"
-        given = [f"SCALE={scale}", f"REPORTS={folder}/reports", f"ARTIFACTS={folder}/artifacts", f"PYTHON={sys.executable}"]
-        words = ["make", "--silent", "reproducing", "PROFILE=slurm", *given, *arguments, f"ARGS={told} {targets}"]
-        running = subprocess.Popen(words, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   text=True, start_new_session=True)
+        given = [f"SCALE={scale}", f"REPORTS={folder}/reports", f"ARTIFACTS={folder}/artifacts", *arguments]
+        given += ["PROFILE=slurm", f"PYTHON={sys.executable}", f"ARGS={told} {targets}"]
+        words = ["make", "--silent", "reproducing", *given]
+        piped = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        running = subprocess.Popen(words, cwd=ROOT, env=self.environment, start_new_session=True, **piped)
         try:
             printed, _ = running.communicate(timeout=300)
         except BaseException:
@@ -129,7 +133,8 @@ class Cluster:
     def _daemon(self, *words: str) -> None:
         words = (shutil.which(words[0], path=self.environment["PATH"]), *words[1:])
         with (self.folder / f"{Path(words[0]).name}.out").open("w") as out:
-            self.daemons.append(subprocess.Popen(words, env=self.environment, stdout=out, stderr=out, start_new_session=True))
+            daemon = subprocess.Popen(words, env=self.environment, stdout=out, stderr=out, start_new_session=True)
+        self.daemons.append(daemon)
 
     def _wait(self, ready, seconds: float = 20) -> None:
         last = time.monotonic() + seconds
@@ -152,15 +157,32 @@ def cluster():
             cluster.stop()
 
 
-def test_notebooks_run_as_jobs(cluster, tmp_path):
-    wanted = [f"{tmp_path}/reports/smoke/ebr/{name}.ipynb" for name in ("figure3", "figure4")]     # they need nothing of others
-    done = cluster.reproduce(tmp_path, "smoke", " ".join(wanted))
+GPU_SECTION, FIGURES = "cgvs/backbone", ("ebr/figure3", "ebr/figure4")     # the figures need nothing of others
+
+
+@pytest.fixture(scope="module")
+def runs(cluster, tmp_path_factory) -> dict[str, tuple[subprocess.CompletedProcess, Path]]:
+    """Two runs side by side, and where they wrote: at scale smoke two figures,
+    at scale paper a training on a GPU, which finds an empty folder of data and fails."""
+    folders = {scale: tmp_path_factory.mktemp(scale) for scale in ("smoke", "paper")}
+    (folders["paper"] / "data").mkdir()
+    figures = " ".join(f"{folders['smoke']}/reports/smoke/{section}.ipynb" for section in FIGURES)
+    training = f"{folders['paper']}/artifacts/paper/{GPU_SECTION}.json"
+    with ThreadPoolExecutor(2) as pool:
+        smoke = pool.submit(cluster.reproduce, folders["smoke"], "smoke", figures)
+        paper = pool.submit(cluster.reproduce, folders["paper"], "paper", training, f"DATA={folders['paper']}/data")
+        return {"smoke": (smoke.result(), folders["smoke"]), "paper": (paper.result(), folders["paper"])}
+
+
+def test_notebooks_run_as_jobs(cluster, runs):
+    done, folder = runs["smoke"]
     assert done.returncode == 0, done.stdout[-3000:] + str(cluster.jobs())
-    assert all('"execution_count"' in Path(path).read_text() for path in wanted)
     jobs = cluster.jobs()
-    for rule in ("ebr_figure3", "ebr_figure4"):
-        job = jobs[rule]
-        assert (job["JobState"], job["TimeLimit"], job["MinMemoryNode"], job["CPUs/Task"]) == ("COMPLETED", "04:00:00", "16000M", "1")
+    for section in FIGURES:
+        assert '"execution_count"' in (folder / f"reports/smoke/{section}.ipynb").read_text()
+        job = jobs[section.replace("/", "_")]
+        asked = [job[name] for name in ("JobState", "TimeLimit", "MinMemoryNode", "CPUs/Task")]
+        assert asked == ["COMPLETED", "04:00:00", "16000M", "1"]      # of the profile, and the scale's threads
         assert "TresPerJob" not in job and "gpu" not in job["TRES"]
 
 
@@ -170,22 +192,23 @@ def slurm_time(hours: float) -> str:
     return f"{days}-" * bool(days) + f"{left // 60:02}:{left % 60:02}:00"
 
 
-def megabytes(text: str) -> float:
-    "Return what Slurm writes as 16000M or 62.50G, in MB of 2²⁰ bytes."
+def mebibytes(text: str) -> float:
+    "Return the MiB of what Slurm writes as 16000M or 62.50G."
     return float(text[:-1]) * {"M": 1, "G": 1024}[text[-1]]
 
 
-def test_a_gpu_and_memory_are_asked_for_as_planned_and_a_failure_is_told(cluster, tmp_path):
-    (tmp_path / "data").mkdir()      # empty: the notebook fails as a job
-    section = "cgvs/backbone"
-    done = cluster.reproduce(tmp_path, "paper", f"{tmp_path}/artifacts/paper/{section}.json", f"DATA={tmp_path}/data")
-    job = cluster.jobs()["cgvs_backbone"]
-    plan = load_scale(ROOT / "nbs/papers/plans/paper.yaml")
-    asked = plan["all"] | plan[section]
+def test_gpu_memory_time_and_cores_are_asked_for_as_planned(cluster, runs):
+    job = cluster.jobs()[GPU_SECTION.replace("/", "_")]
+    plan, scale = (load_scale(ROOT / f"nbs/papers/{folder}/paper.yaml") for folder in ("plans", "scales"))
+    asked = plan["all"] | plan[GPU_SECTION]
     assert asked["gpu"] == 1 and job["TresPerJob"] in ("gres:gpu:1", "gres/gpu:1")
     assert job["TimeLimit"] == slurm_time(asked["hours"])
-    assert megabytes(job["MinMemoryNode"]) == pytest.approx(1024 * asked["memory_gib"], rel=0.001)
-    scale = load_scale(ROOT / "nbs/papers/scales/paper.yaml")
-    assert int(job["CPUs/Task"]) == (scale["all"] | scale[section])["threads"]
-    assert job["JobState"] == "FAILED" and done.returncode != 0 and "Error in rule cgvs_backbone" in done.stdout
-    assert (tmp_path / "reports/paper/cgvs/backbone.failed.ipynb").is_file()
+    assert mebibytes(job["MinMemoryNode"]) == pytest.approx(1024 * asked["memory_gib"], rel=0.001)
+    assert int(job["CPUs/Task"]) == (scale["all"] | scale[GPU_SECTION])["threads"]
+
+
+def test_a_job_that_fails_is_told(cluster, runs):
+    done, folder = runs["paper"]
+    assert cluster.jobs()[GPU_SECTION.replace("/", "_")]["JobState"] == "FAILED"
+    assert done.returncode != 0 and "Error in rule cgvs_backbone" in done.stdout
+    assert (folder / f"reports/paper/{GPU_SECTION}.failed.ipynb").is_file()
