@@ -406,7 +406,7 @@ def test_with_an_index_the_records_are_the_same_and_a_second_loading_opens_no_vi
     if fault: FAULTS[fault][0](load(copy).records[1].path)
     plain = load(copy, broken="skip")
     assert load(copy, broken="skip", index=VideoIndex(tmp_path / "index")) == plain
-    with patch("cgsaliency.data.frames.av.open", opens_none):
+    with patch("av.open", opens_none):
         again = load(copy, broken="skip", index=VideoIndex(tmp_path / "index"))
     assert again == plain and len(again.skipped) == bool(fault)
     if fault: refused(lambda: load(copy, index=VideoIndex(tmp_path / "index")), FAULTS[fault][1])
@@ -418,7 +418,7 @@ def test_records_of_actions_are_the_same_with_an_index(tmp_path):
     for kind, load in loads.items():
         plain = load()
         assert load(index=VideoIndex(tmp_path / kind)) == plain
-        with patch("cgsaliency.data.frames.av.open", opens_none): assert load(index=VideoIndex(tmp_path / kind)) == plain
+        with patch("av.open", opens_none): assert load(index=VideoIndex(tmp_path / kind)) == plain
 
 
 def test_several_processes_fill_one_index(films, tmp_path):
@@ -431,7 +431,7 @@ def test_several_processes_fill_one_index(films, tmp_path):
     for number in [forked(partial(fill, paths[k::4] + paths[:5])) for k in range(4)]: assert not was_killed(number)
     lines = (tmp_path / "index/videos.jsonl").read_text().splitlines()
     assert {json.loads(line)["path"] for line in lines} == {str(path) for path in paths}
-    with patch("cgsaliency.data.frames.av.open", opens_none):
+    with patch("av.open", opens_none):
         index = VideoIndex(tmp_path / "index")
         assert {index.frame_times(path) for path in paths} == {tuple(k / 25 for k in range(40))}
 
@@ -445,7 +445,7 @@ def test_an_index_whose_writer_died_within_a_line_goes_on(films, tmp_path, cut):
     index = VideoIndex(tmp_path)
     assert index.known_times(paths[0]) and not index.known_times(paths[1])
     for _ in range(2): assert not index.build(paths, ALL)
-    with patch("cgsaliency.data.frames.av.open", opens_none): assert [len(VideoIndex(tmp_path).frame_times(path)) for path in paths] == [40] * 3
+    with patch("av.open", opens_none): assert [len(VideoIndex(tmp_path).frame_times(path)) for path in paths] == [40] * 3
     assert len(VideoIndex(tmp_path).path.read_text().splitlines()) == 4
 
 
