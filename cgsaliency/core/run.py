@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEVICE_VARIABLE', 'PRECISIONS', 'seed_everything', 'best_device', 'device_of', 'to_device', 'free_bytes',
-           'set_precision', 'precision', 'mixed_precision', 'full_precision']
+           'set_precision', 'precision', 'mixed_precision', 'full_precision', 'set_compile', 'compile_if_chosen']
 
 # %% ../../nbs/core/run.ipynb #5af1c6de
 import os, random
@@ -74,7 +74,7 @@ def free_bytes(
 
 # %% ../../nbs/core/run.ipynb #33b0262a
 PRECISIONS = ("float32", "tf32", "bf16")
-_chosen = {"precision": "float32"}
+_chosen = {"precision": "float32", "compile": False}
 
 def _backends() -> tuple[Any, ...]: return torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
 
@@ -107,3 +107,17 @@ def full_precision(
         with torch.autocast(device.type, enabled=False): yield
     finally:
         for backend, own in zip(_backends(), before): backend.fp32_precision = own
+
+# %% ../../nbs/core/run.ipynb #556b4dc5
+def set_compile(
+    chosen: bool,
+) -> None:
+    "Choose whether `compile_if_chosen` does anything."
+    _chosen["compile"] = bool(chosen)
+
+def compile_if_chosen(
+    network: torch.nn.Module,   # whose inputs have one shape
+) -> torch.nn.Module:
+    "Return the network, compiled in place where that was chosen; its weights keep their names."
+    if _chosen["compile"]: network.compile()
+    return network

@@ -24,7 +24,7 @@ from ..core.errors import BadInput
 from ..core.geometry import View
 from ..core.layers import watched
 from ..core.records import Record
-from ..core.run import best_device, device_of, to_device
+from ..core.run import best_device, compile_if_chosen, device_of, to_device
 from ..data.frames import picture_of
 from .features import StoredValues
 from .fit import Recipe, fit
@@ -241,6 +241,7 @@ def train_frames(
 ) -> list[dict]:
     "What was measured in each epoch, of the network on single frames, each cropped and mirrored by chance (Donahue et al. 2015). Raises BadInput for crops larger than the frames, and as `fit`."
     if size > min(pictures.shape[2:]): raise BadInput("size", f"is {size}; frames have {pictures.shape[2]} × {pictures.shape[3]} pixels", "Give larger frames or a smaller size")
+    compile_if_chosen(network)
     def batch(numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         tops, lefts = (torch.randint(side - size + 1, (len(numbers),), generator=generator).tolist() for side in pictures.shape[2:])
         some = torch.stack([one[:, top:top + size, left:left + size] for one, top, left in zip(pictures[numbers], tops, lefts)])

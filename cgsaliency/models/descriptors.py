@@ -20,7 +20,7 @@ from ..core.contracts import Descriptors
 from ..core.errors import BadInput
 from ..core.geometry import Grid, View
 from ..core.records import Record
-from ..core.run import best_device, device_of, to_device
+from ..core.run import best_device, compile_if_chosen, device_of, to_device
 from ..data.frames import pictures_of
 from .backbone import Backbone
 from .features import FeatureStore
@@ -118,6 +118,7 @@ def describer_of(
     weights = settings.get("weights")
     if weights not in (None, "imagenet") and folder is not None: weights = Path(folder) / weights
     backbone = Backbone(settings["network"], settings.get("layer"), weights, settings.get("size"), **settings.get("sizes", {})).to(best_device())
+    compile_if_chosen(backbone.trunk)
     return Describer(backbone, **{name: settings[name] for name in ("rows", "columns", "view", "border") if name in settings})
 
 def load_describer(

@@ -15,7 +15,7 @@ import torch
 from ..core.artefacts import versions, write_json
 from ..core.errors import BadInput
 from ..core.processes import begin_together
-from ..core.run import best_device, seed_everything, set_precision
+from ..core.run import best_device, seed_everything, set_compile, set_precision
 from ..core.scales import read_scale
 
 # %% ../../nbs/reproduce/run.ipynb #5a418232
@@ -45,6 +45,7 @@ def begin(
     seed_everything(settings.get("seed", 0))
     torch.set_num_threads(settings.get("threads", 2))
     set_precision(settings.get("precision", "float32"))
+    set_compile(settings.get("compile", False))
     if note := os.environ.get("CGSALIENCY_NOTE"): write_json(Path(note), {"settings": settings, "device": _named(best_device()), "versions": versions()})
     return Run(section, settings, Path(data), Path(artifacts), Path(reports) / section.rpartition("/")[0])
 
