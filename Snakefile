@@ -99,7 +99,7 @@ PLAN = {
     "aoa/table1": dict(after="toycoco aoa/eyes aoa/captioners", files=TABLE, pictures=[""]),
     "aoa/table2": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds aoa/finetuned", files=TABLE, pictures=[""], priority=1),
     "aoa/table3": dict(after=f"{SEEN} cgvs/crops aoa/eyes aoa/flickr30k aoa/kinds", files=TABLE, pictures=["_maps"]),
-    "aoa/table4": dict(after="toycoco aoa/proposals aoa/eyes aoa/finetuned", files=TABLE, pictures=[""]),
+    "aoa/table4": dict(after="toycoco aoa/eyes aoa/finetuned", files=TABLE, pictures=[""]),
     "aoa/figure1": dict(pictures=["", "b"]),
     "aoa/figure2": dict(pictures=["", "b"]),
     "aoa/figure3": dict(pictures=["", "b"]),

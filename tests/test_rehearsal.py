@@ -15,6 +15,7 @@ PAPER, REHEARSAL = (load_scale(SCALES / f"{name}.yaml") for name in ("paper", "r
 
 # How many of something are taken, or which: what a rehearsal may change. Sizes, kinds, frames, regions, batches and rates are not among them.
 COUNTS = {"draws", "epochs", "max_steps", "shown", "judged", "looked", "films", "pixels", "randomised", "seeds", "train", "picture", "film", "first", "clips", "captions"}
+MACHINE = {"cores", "workers"}       # what a machine may have fewer of
 EVERYWHERE = {"threads", "note"}     # of section all: the cores at hand, and the sentence that says what the numbers are worth
 
 
@@ -32,7 +33,7 @@ def test_only_counts_are_overridden():
     for section, own in overrides().items():
         if section in ("extends", "all"): continue
         assert section in PAPER, section
-        odd = [name for name in flat_settings(own) if name.rpartition(".")[2] not in COUNTS]
+        odd = [name for name in flat_settings(own) if name.rpartition(".")[2] not in COUNTS | MACHINE]
         assert not odd, f"{section}: {odd} are no counts"
     assert set(overrides()["all"]) == EVERYWHERE
 
@@ -47,7 +48,7 @@ def test_no_setting_escapes():
             if section == "all" and name in EVERYWHERE: continue
             other = after[name]
             assert type(other) is type(value), f"{section}: {name}"
-            if name.rpartition(".")[2] not in COUNTS: assert other == value, f"{section}: {name}"
+            if name.rpartition(".")[2] not in COUNTS | MACHINE: assert other == value, f"{section}: {name}"
             elif isinstance(value, list): assert len(other) <= len(value), f"{section}: {name}"
             else: assert other <= value, f"{section}: {name}"
 
@@ -72,7 +73,7 @@ def test_what_is_overridden_for_nothing_is_not_written():
 def test_a_smaller_size_would_be_found(change, says):
     "The checks above can fail."
     table = shortened(PAPER, merge_settings(REHEARSAL, change))
-    odd = [name for name in table[table.notebook != "all"].setting if name.rpartition(".")[2] not in COUNTS]
+    odd = [name for name in table[table.notebook != "all"].setting if name.rpartition(".")[2] not in COUNTS | MACHINE]
     assert odd == [says]
 
 
