@@ -23,6 +23,7 @@ WAITS = {  # operations of which a CUDA device can only tell the size, or the an
     "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
     "aten::bincount", "aten::equal", "aten::unique_consecutive",
 }
+NUMBERS = (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist)
 INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
 
@@ -159,6 +160,7 @@ class StandIn(TorchFunctionMode):
     def _run(self, func: Any, args: tuple, kwargs: dict) -> Any:
         if func == Tensor.device.__get__: return self.device_of(args[0])
         if func == Tensor.is_cuda.__get__: return args[0] in self.labels
+        if func == Tensor.is_cpu.__get__: return args[0] not in self.labels and args[0].is_cpu
         if func is Tensor.get_device: return 0 if args[0] in self.labels else -1
         if func is Tensor.cuda: return self.moved(args[0], DEVICE)
         if func is Tensor.cpu: return self.moved(args[0], CPU)
@@ -168,7 +170,12 @@ class StandIn(TorchFunctionMode):
             with self.again(): return torch.autograd.backward(*args, **kwargs)
         if func in (Tensor.numpy, Tensor.__array__) and args[0] in self.labels:
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
-        if func is Tensor.tolist and args[0] in self.labels: self.waits["tolist"] += 1
+        if func in NUMBERS and args[0] in self.labels:       # which operations are asked differs with inference mode
+            before = self.waits.copy()
+            found = func(*args, **kwargs)
+            self.waits = before
+            self.waits["number"] += 1
+            return found
         if func in (Tensor.is_pinned, Tensor.pin_memory): return False if func is Tensor.is_pinned else args[0]
         if func is torch.nn.functional.one_hot and args[0] in self.labels:     # which checks its values on the CPU alone
             before = self.waits.copy()
