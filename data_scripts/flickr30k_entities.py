@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cgsaliency.core.artefacts import read_lines, written_whole
 from cgsaliency.core.errors import BadInput
+from cgsaliency.core.records import PARTS
 from cgsaliency.data.flickr30k import entities_files, read_unrelated, splits_of_json
 from fetching import DataSet, Source, counted, main, read_by
 
@@ -35,7 +36,9 @@ def check(folder: Path, sizes: dict = SIZES):
 def prepare(data: Path) -> None:
     path = data / "flickr30k_entities/karpathy/dataset_flickr30k.json"
     if not path.is_file(): raise BadInput(path, "is not there", "Put Karpathy's file there, see --help")
-    for part, ids in splits_of_json(path).items():
+    splits = splits_of_json(path)
+    for part in PARTS:
+        ids = getattr(splits, part)
         with written_whole(path.parent / f"imgs_{part}.txt") as file: file.write_text("".join(f"{id}.jpg\n" for id in ids))
         print(f"{path.parent / f'imgs_{part}.txt'}: {len(ids)} pictures")
 

@@ -7,7 +7,7 @@ __all__ = ['AGAIN', 'FAMILIES', 'parse_sentence', 'Annotation', 'parse_annotatio
            'refuse_seen', 'splits_of_json', 'entities_files', 'read_unrelated', 'Flickr30k', 'load_flickr30k']
 
 # %% ../../nbs/data/flickr30k.ipynb #e2319d61
-import json, lzma, tarfile, zipfile, zlib
+import json, lzma, sys, tarfile, zipfile, zlib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from functools import partial
@@ -31,11 +31,11 @@ def parse_sentence(
         if part.startswith("[/EN#"):
             if opened: raise BadInput(where, f"a phrase opens at word {len(tokens) + 1} inside another", "Fetch the file again")
             chain, *categories = part.removeprefix("[/EN#").split("/")
-            opened = (len(tokens), chain, tuple(categories))
+            opened = (len(tokens), chain, tuple(map(sys.intern, categories)))
             continue
         closes = opened is not None and part.endswith("]")
         word = part[:-1] if closes else part
-        if word: tokens.append(word)
+        if word: tokens.append(sys.intern(word))     # one string a word, not one each time
         if closes:
             start, chain, categories = opened
             if start == len(tokens): raise BadInput(where, f"the phrase at word {start + 1} has no words", "Fetch the file again")

@@ -6,7 +6,7 @@
 __all__ = ['NUMBERS', 'part_of', 'parse_msrvtt', 'read_msrvtt', 'load_msrvtt']
 
 # %% ../../nbs/data/msrvtt.ipynb #42d8604c
-import json, zipfile, zlib
+import json, sys, zipfile, zlib
 from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator
@@ -99,4 +99,4 @@ def _clips(root: Path, part: str, index: VideoIndex | None) -> Iterator[tuple[st
 
 def _clip(name: str, path: Path, captions: tuple[str, ...], index: VideoIndex | None) -> Record:
     width, height = video_size(path, index)
-    return Record(name, path, width, height, tuple(Sentence(tuple(text.lower().split())) for text in captions))
+    return Record(name, path, width, height, tuple(Sentence(tuple(map(sys.intern, text.lower().split()))) for text in captions))
