@@ -14,7 +14,7 @@ SCALES, PLANS = ROOT / "nbs/papers/scales", ROOT / "nbs/papers/plans"
 PAPER, REHEARSAL = (load_scale(SCALES / f"{name}.yaml") for name in ("paper", "rehearsal"))
 
 # How many of something are taken, or which: what a rehearsal may change. Sizes, kinds, frames, regions, batches and rates are not among them.
-COUNTS = {"draws", "epochs", "max_steps", "shown", "judged", "looked", "films", "pixels", "randomised", "seeds", "train", "picture", "film", "first", "clips", "captions"}
+COUNTS = {"draws", "epochs", "max_steps", "shown", "judged", "looked", "films", "pixels", "levels", "randomised", "seeds", "train", "picture", "film", "first", "clips", "captions"}
 MACHINE = {"cores", "workers"}       # what a machine may have fewer of
 EVERYWHERE = {"threads", "note"}     # of section all: the cores at hand, and the sentence that says what the numbers are worth
 

@@ -38,8 +38,9 @@ def commit():
 def record(section, scale, note, inputs, took, seconds):
     "What made the reports and models of this section."
     code = [path for path in inputs if path.endswith((".py", ".ipynb"))]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)      # of the kernel and what it started
     return {"section": section, "scale": scale, **note, "commit": commit(), "code": digest(*map(Path, code)), "inputs": {path: digest(Path(path)) for path in inputs if path not in code},
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seconds": round(seconds, 1), "memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** 20, 2), "cells": [round(one, 1) for one in took]}
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seconds": round(seconds, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "memory_gib": round(used.ru_maxrss / 2 ** 20, 2), "cells": [round(one, 1) for one in took]}
 
 
 def main(section, scale, data, artifacts, reports, *inputs):

@@ -212,6 +212,7 @@ def run_costs(
     return [
         (f"{prefix}: all {len(found)} notebooks, side by side", round(covered_seconds(spans)), "s", ""),
         (f"{prefix}: all {len(found)} notebooks, one after the other", round(sum(one["seconds"] for one in found.values())), "s", ""),
+        (f"{prefix}: all {len(found)} notebooks, processor time", round(sum(one["cpu_seconds"] for one in found.values())), "s", ""),
         (f"{prefix}: largest memory of a notebook", found[most]["memory_gib"], "GiB", most),
         (f"{prefix}: disk of reports and artifacts", round(sum(path.stat().st_size for folder in (reports, artifacts) for path in Path(folder).rglob("*") if path.is_file()) / 2 ** 30, 2), "GiB", ""),
         *((f"{prefix}: {section}", one["seconds"], "s", "") for section, one in found.items()),
