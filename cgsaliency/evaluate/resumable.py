@@ -65,7 +65,7 @@ def code_digest(
         waiting |= counted(imported_modules(found[module], package, module)) - found.keys()
     return digest(source, sorted((str(module), text) for module, text in found.items()))
 
-MODEL_FILES = ("sizes.json", "recogniser.json", "vocabulary.json", "best.safetensors")
+MODEL_FILES = ("sizes.json", "recogniser.json", "vocabulary.json", "given.json", "best.safetensors")      # given.json tells of weights that lie elsewhere
 
 def model_digest(
     folder: Path,       # of a trained captioner or recogniser
