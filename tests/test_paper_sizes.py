@@ -1,6 +1,8 @@
-"""Every model of scale paper makes one training step, and every explainer explains one item, at the papers' sizes: what `make rehearse` does with drawn data, here with random features.
+"""Every model of scale paper makes one training step, and every explainer explains one item, at the papers' sizes.
 
-Networks, layers, vocabularies, input sizes, frames of a video and regions are the papers'; batches and clips are short. 130 seconds of one core; the largest, VGG-16 in training with its moments, takes 5 GiB.
+What `make rehearse` does with drawn data, here with random features. Networks, layers, vocabularies, input sizes,
+frames of a video and regions are the papers'; batches and clips are short. It takes 130 seconds of one core; the
+largest, VGG-16 in training with its moments, 5 GiB.
 """
 import math, sys
 from dataclasses import replace
@@ -14,12 +16,13 @@ from units import DECODING, EXPLAINING, FEATURES, TRAINING, Sizes, paper_sizes, 
 
 from cgsaliency.core.explanation import Explanation
 
-FEW = {"batch_size": 2, "captions": 2, "steps": 2}     # items of a batch, captions of each, points on the path of integrated gradients
+FEW = {"batch_size": 2, "captions": 2, "steps": 2}     # items, captions of each, points of integrated gradients
 
 
 def shortened(settings: object, name: str = "") -> object:
     "The settings with fewer items; a dictionary of settings is taken apart."
-    if isinstance(settings, dict): return {key: shortened(value, key) for key, value in settings.items()}
+    if isinstance(settings, dict):
+        return {key: shortened(value, key) for key, value in settings.items()}
     return min(settings, FEW[name]) if name in FEW and settings else settings
 
 
@@ -32,15 +35,19 @@ def test_at_the_papers_sizes(name):
     torch.manual_seed(0)
     unit = UNITS[name]
     result = unit.make(torch.device("cpu"))()
-    if unit.kind == TRAINING: assert math.isfinite(float(result)) and float(result) > 0
-    elif unit.kind == DECODING: assert len(result[0]) == unit.per_call and result[1].isfinite().all()
+    if unit.kind == TRAINING:
+        assert math.isfinite(float(result)) and float(result) > 0
+    elif unit.kind == DECODING:
+        assert len(result[0]) == unit.per_call and result[1].isfinite().all()
     else:
-        for values in tensors(result): assert values.isfinite().all() and values.abs().sum() > 0
+        for values in tensors(result):
+            assert values.isfinite().all() and values.abs().sum() > 0
 
 
 def tensors(result: object) -> list[torch.Tensor]:
     "The tensors of features or of an explanation, at least one."
-    if isinstance(result, Explanation): return [result.saliency]
+    if isinstance(result, Explanation):
+        return [result.saliency]
     found = [result] if isinstance(result, torch.Tensor) else list(result)
     assert found and all(isinstance(one, torch.Tensor) for one in found)
     return found
@@ -48,15 +55,21 @@ def tensors(result: object) -> list[torch.Tensor]:
 
 def test_nothing_but_counts_is_smaller():
     whole = paper_sizes()
-    assert {name for name in vars(whole) if getattr(whole, name) != getattr(SIZES, name)} == {"settings", "images", "frames"}
-    assert SIZES.settings["cgvs/captioner"]["sizes"] == whole.settings["cgvs/captioner"]["sizes"] and isinstance(whole, Sizes)
+    smaller = {name for name in vars(whole) if getattr(whole, name) != getattr(SIZES, name)}
+    assert smaller == {"settings", "images", "frames"} and isinstance(whole, Sizes)
+    assert SIZES.settings["cgvs/captioner"]["sizes"] == whole.settings["cgvs/captioner"]["sizes"]
 
 
 def test_all_kinds_of_work_and_all_models_are_there():
     assert {unit.kind for unit in UNITS.values()} == {TRAINING, FEATURES, DECODING, EXPLAINING}
     trained = " ".join(name for name, unit in UNITS.items() if unit.kind == TRAINING)
-    models = [f"{section.removeprefix('aoa/')}/{name}" for section, own in SIZES.settings.items() if section.startswith("aoa/") for name in own.get("models", {})]
+    of_regions = {section[4:]: own for section, own in SIZES.settings.items() if section.startswith("aoa/")}
+    models = [f"{section}/{name}" for section, own in of_regions.items() for name in own.get("models", {})]
     assert len(models) > 12 and all(model in trained for model in models)
-    assert all(name in trained for name in ("S2VT, images", "S2VT, videos", "soft attention, images", "soft attention, videos", "supervised attention", "mean pooling", "VGG-16 on frames", "LSTM on frames"))
+    others = ("S2VT, images", "S2VT, videos", "soft attention, images", "soft attention, videos",
+              "supervised attention", "mean pooling", "VGG-16 on frames", "LSTM on frames")
+    assert all(name in trained for name in others)
     explained = " ".join(name for name, unit in UNITS.items() if unit.kind == EXPLAINING)
-    assert all(name in explained for name in ("CGVS", "EB of", "cEB of", "EB-R", "cEB-R", "gradient", "integrated gradients", "attention", "area attention", "through time"))
+    explainers = ("CGVS", "EB of", "cEB of", "EB-R", "cEB-R", "gradient", "integrated gradients", "attention",
+                  "area attention", "through time")
+    assert all(name in explained for name in explainers)

@@ -1,6 +1,7 @@
-"""What this machine has for notebooks that run side by side, as Snakemake's --resources takes it: `limits.py [GPUS] [MEMORY]` prints `gpu=1 mem_mb=64000`.
+"""Print what this machine has for notebooks that run side by side, as Snakemake's --resources takes it.
 
-GPUS and MEMORY (GiB) replace what is found. With a limit of 0 GPUs a notebook that asks for one runs on the CPU: Snakemake asks for no more than the limit.
+`limits.py [GPUS] [MEMORY]` prints `gpu=1 mem_mb=64000`; GPUS and MEMORY (GiB) replace what is found. With a limit of
+0 GPUs a notebook that asks for one runs on the CPU: Snakemake asks for no more than the limit.
 """
 import os, sys
 from pathlib import Path
@@ -12,8 +13,10 @@ def memory_mib() -> int:
     "The machine's memory, or that which its container may take."
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try: found.append(int(Path(limit).read_text()))
-        except (OSError, ValueError): pass      # 'max', or no such file
+        try:
+            found.append(int(Path(limit).read_text()))
+        except (OSError, ValueError):
+            continue      # 'max', or no such file
     return min(found) // 2 ** 20
 
 
@@ -24,4 +27,6 @@ def gpus() -> int:
 
 if __name__ == "__main__":
     count, memory = (*sys.argv[1:], "", "")[:2]
-    print(f"gpu={int(count) if count else gpus()} mem_mb={int(1024 * float(memory)) if memory else memory_mib()}")
+    count = int(count) if count else gpus()
+    memory = int(1024 * float(memory)) if memory else memory_mib()
+    print(f"gpu={count} mem_mb={memory}")

@@ -32,15 +32,19 @@ def load_scale(
     path: Path,                      # <scale>.yaml
     _below: tuple[Path, ...] = (),   # files that extend this one, to find a circle
 ) -> dict[str, dict[str, Any]]:      # settings by section; `extends` is not among them
-    "Read the file of a scale, with what it extends. Raises BadInput for a file that is missing, no YAML, no dictionary of sections, or extends itself."
+    """Read the file of a scale, with what it extends.
+
+    Raises BadInput for a file that is missing, no YAML, no dictionary of sections, or extends itself."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(path, "there is no such scale", f"Choose one of {', '.join(SCALES)}")
-    try: sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(path, f"is not YAML ({' '.join(str(error).split())})", "Correct the file") from None
     if not isinstance(sections, dict):
-        raise BadInput(path, f"holds a {type(sections).__name__}, no sections", "Write sections, as `name: {setting: value}`")
+        raise BadInput(path, f"holds a {type(sections).__name__}, no sections",
+                       "Write sections, as `name: {setting: value}`")
     base = sections.pop("extends", None)
     if odd := [name for name, own in sections.items() if not isinstance(own, dict)]:
         raise BadInput(path, f"section '{odd[0]}' is no dictionary", "Write the section as `name: {setting: value}`")
@@ -51,15 +55,19 @@ def _load_base(path: Path, base: Any, below: tuple[Path, ...]) -> dict[str, dict
     found = path.parent / f"{base}.yaml"
     if not isinstance(base, str) or found.name != f"{base}.yaml" or not found.is_file():
         raise BadInput(path, f"extends '{base}', which is not in the folder", remedy)
-    if found in below: raise BadInput(path, f"extends '{base}', which extends '{path.stem}'", remedy)
+    if found in below:
+        raise BadInput(path, f"extends '{base}', which extends '{path.stem}'", remedy)
     return load_scale(found, below)
 
 def read_scale(
     path: Path,     # nbs/papers/scales/<scale>.yaml
     section: str,   # the notebook's section, as 'cgvs/table1'
 ) -> dict[str, Any]:
-    "Return the parameters of one notebook at one scale: those of section 'all', then its own. Raises BadInput as `load_scale`, and for a section that is not there."
+    """Return the parameters of one notebook at one scale: those of section 'all', then its own.
+
+    Raises BadInput as `load_scale`, and for a section that is not there."""
     sections = load_scale(path)
     if section not in sections:
-        raise BadInput(path, f"has no section '{section}'; found: {', '.join(sections)}", "Add the section, as `name: {setting: value}`")
+        raise BadInput(path, f"has no section '{section}'; found: {', '.join(sections)}",
+                       "Add the section, as `name: {setting: value}`")
     return {**sections.get("all", {}), **sections[section]}
