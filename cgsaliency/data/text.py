@@ -66,13 +66,13 @@ class Vocabulary:
         tokens: Sequence[str],  # a sentence
     ) -> tuple[Tensor, Tensor]:  # n word indices (int64), n positions among the tokens
         "Indices of the words that are known, and where they stand. Raises BadInput for an empty sentence and one of unknown words only."
-        shown = "'" + " ".join(tokens) + "'"
         if not any(token.strip() for token in tokens): raise BadInput("sentence", "is empty", "Give at least one word")
         other = self.index.get(UNKNOWN)
-        found = [(i, self.index.get(normalised(token), other)) for i, token in enumerate(tokens) if normalised(token)]
+        found = [(i, self.index.get(word, other)) for i, token in enumerate(tokens) if (word := normalised(token))]
         found = [(i, index) for i, index in found if index is not None]
         if all(index == other for _, index in found):
-            raise BadInput(f"sentence {shown}", f"none of its words is among the {len(self)} that the model knows",
+            shown = " ".join(tokens)
+            raise BadInput(f"sentence '{shown}'", f"none of its words is among the {len(self)} that the model knows",
                            "Say it with words of the training captions")
         positions, indices = zip(*found)
         return torch.tensor(indices), torch.tensor(positions)
