@@ -855,6 +855,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                         'cgsaliency/evaluate/resumable.py'),
                                                'cgsaliency.evaluate.resumable._told': ( 'evaluate/resumable.html#_told',
                                                                                         'cgsaliency/evaluate/resumable.py'),
+                                               'cgsaliency.evaluate.resumable.bare_code': ( 'evaluate/resumable.html#bare_code',
+                                                                                            'cgsaliency/evaluate/resumable.py'),
                                                'cgsaliency.evaluate.resumable.code_digest': ( 'evaluate/resumable.html#code_digest',
                                                                                               'cgsaliency/evaluate/resumable.py'),
                                                'cgsaliency.evaluate.resumable.imported_modules': ( 'evaluate/resumable.html#imported_modules',
