@@ -121,7 +121,8 @@ class Ask:
             raise BadInput("masks", f"are {kept.dtype} of shape {tuple(kept.shape)}; expected booleans of shape B × {len(self.regions)}", "Give one truth value a region, True where it is kept")
         different, same = kept.unique(dim=0, return_inverse=True)
         size = different.sum(1).argsort(stable=True)      # those that keep equally much go together: with descriptors left out they are equally long
-        with torch.inference_mode(): log_p = torch.cat([self.answer(some) for some in different[size].split(self.together)]).cpu().double()
+        with torch.inference_mode():
+            log_p = torch.cat([self.answer(some) for some in different[size].split(self.together)]).cpu().double()
         if not log_p.isfinite().all(): raise BadInput("captioner", f"gives log-probabilities that are not finite for {int((~log_p.isfinite()).any(1).sum())} of {len(log_p)} masks", "Look for weights, descriptors or a filler that are not finite")
         return log_p[size.argsort()[same]]
 
@@ -131,7 +132,8 @@ def _sentence(captioner: Captioner, tokens: Sequence[str], cut: bool) -> tuple[t
     def log_p(values: Tensor) -> Tensor:
         values = to_device_of(captioner, values)
         said = words.to(values.device)
-        with at_rest(captioner), full_precision(values.device): return -word_loss(captioner.log_probs(values, said.expand(len(values), -1)), said).T
+        with at_rest(captioner), full_precision(values.device):
+            return -word_loss(captioner.log_probs(values, said.expand(len(values), -1)), said).T
     return tuple(positions.tolist()), log_p
 
 # %% ../../nbs/evaluate/faithfulness.ipynb #f0ab94e3
@@ -150,11 +152,12 @@ def ask_descriptors(
     def replaced(kept: Tensor) -> Tensor: return log_p(torch.where(kept.to(values.device)[..., None], values, baseline.to(values)))
     def left_out(kept: Tensor) -> Tensor:
         answers, counts = torch.zeros(len(kept), len(positions), dtype=torch.float64), kept.sum(1)
-        own = {count: (counts == count).nonzero()[:, 0] for count in counts.unique().tolist()}       # masks are on the CPU
+        own = {count: (counts == count).nonzero()[:, 0] for count in counts.unique().tolist()}   # masks are on the CPU
         nothing = own.pop(0, None)
         def of(count: int) -> Tensor: return values[kept[own[count]].nonzero()[:, 1].view(-1, count).to(values.device)]
         if own: answers[torch.cat(list(own.values()))] = torch.cat([log_p(of(count)) for count in own]).cpu().double()
-        if nothing is not None: answers[nothing] = evidence_of(captioner, values, tokens, cut=cut)[list(positions)].double().mean(1)
+        if nothing is not None:
+            answers[nothing] = evidence_of(captioner, values, tokens, cut=cut)[list(positions)].double().mean(1)
         return answers
     return Ask(Regions(descriptors.grid, descriptors.view, descriptors.times), positions, left_out if baseline is None else replaced, together)
 

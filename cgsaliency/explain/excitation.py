@@ -91,7 +91,9 @@ class Run:
     def lost(self) -> dict[str, float]:
         "The probability that had to be dropped, by layer; only here the device is waited for."
         found: dict[str, float] = {}
-        for (layer, _), value in zip(self.dropped, torch.stack([value for _, value in self.dropped]).tolist() if self.dropped else ()):
+        if not self.dropped: return found
+        values = torch.stack([value for _, value in self.dropped]).tolist()
+        for (layer, _), value in zip(self.dropped, values):
             if value: found[layer] = found.get(layer, 0.0) + value
         return found
 

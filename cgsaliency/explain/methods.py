@@ -115,7 +115,8 @@ class Watched:
     @property
     def device(self) -> torch.device | None:
         "Where the captioner computes; None where it does not say."
-        return device_of(self._captioner) if isinstance(self._captioner, torch.nn.Module) else getattr(self._captioner, "device", None)
+        if isinstance(self._captioner, torch.nn.Module): return device_of(self._captioner)
+        return getattr(self._captioner, "device", None)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._captioner, name)

@@ -38,7 +38,7 @@ def _refuse_cells(descriptors: Descriptors) -> None:
 TOGETHER = 16      # passes in one batch, on any device but CUDA
 
 def _fitting(values: Tensor, words: int, vocabulary: int) -> int:
-    "How many passes may go together: on CUDA as many as take half of the free memory, with eight tensors of m × D, eight of n × V and four of m × V floats each."
+    "Return how many passes may go together: on CUDA as many as fit, with 8 tensors of m × D, 8 of n × V and 4 of m × V floats each."
     if values.device.type != "cuda": return TOGETHER
     m, features = values.shape
     return max(free_bytes(values.device) // (4 * (8 * m * features + 8 * words * vocabulary + 4 * m * vocabulary)), 1)
@@ -59,10 +59,12 @@ def seen_in_passes(
     with _derivable(captioner), full_precision(device_of(captioner, descriptors.values.device)):
         values = to_device_of(captioner, descriptors.values.detach()).clone()
         words, positions = captioner.encode_words(list(tokens), cut=cut)
-        words, places, at = words.to(values.device), positions.to(values.device), torch.tensor(shares, dtype=torch.float64).to(values.dtype).to(values.device)
+        words, places = words.to(values.device), positions.to(values.device)
+        at = torch.tensor(shares, dtype=torch.float64).to(values.dtype).to(values.device)     # not every device has float64
         start = values.new_zeros(values.shape[1]) if baseline is None else baseline.to(values)
         found, whole, logs = None, [], []
-        for some in torch.arange(len(words) * len(at), device=values.device).split(together or _fitting(values, len(words), len(captioner.vocabulary))):
+        size = together or _fitting(values, len(words), len(captioner.vocabulary))
+        for some in torch.arange(len(words) * len(at), device=values.device).split(size):
             asked, share = some // len(at), at[some % len(at)]
             inside = (start + share[:, None, None] * (values - start)).requires_grad_()
             log_p = captioner.log_probs(inside, words.expand(len(some), -1))[torch.arange(len(some), device=values.device), asked, words[asked]]
@@ -77,13 +79,16 @@ def seen_in_passes(
     return found.cpu()
 
 def _refuse_answers(captioner: Captioner, tokens: Sequence[str], positions: Tensor, log_p: Tensor, whole: Tensor) -> None:
-    "Nothing. Raises BadInput for words × shares of log p, and for batches of derivatives, that are not finite: all are looked at when all are there."
+    "Refuse log p, words × shares, and derivatives that are not finite: once, when all are there. Raises BadInput."
     broken = ~torch.isfinite(log_p)
     if broken.any():
         word = int(broken.any(1).nonzero()[0])
-        raise BadInput(f"word '{tokens[positions[word]]}'", f"has log p = {log_p[word][broken[word]][0].item()}, which cannot be derived",
+        value = log_p[word][broken[word]][0].item()
+        raise BadInput(f"word '{tokens[positions[word]]}'", f"has log p = {value}, which cannot be derived",
                        "Check the captioner's weights, and that it gives every word a probability above 0")
-    if not whole.all(): raise BadInput(type(captioner).__name__, "gives log-probabilities whose derivatives are not finite", "Check its weights, and that no word has a probability of 0")
+    if not whole.all():
+        raise BadInput(type(captioner).__name__, "gives log-probabilities whose derivatives are not finite",
+                       "Check its weights, and that no word has a probability of 0")
 
 def word_derivatives(
     captioner: Captioner,
