@@ -24,62 +24,80 @@ def usable_cpus() -> int:
 
 # %% ../../nbs/data/parallel.ipynb #9d34950f
 def is_importable(
-    function: Callable,   # a function, a partial, or an object with __call__
+    function: Callable,  # a function, a partial, or an object with __call__
 ) -> bool:
-    "Return whether another process can import the function: whether it can be pickled and nothing in it is of a notebook or script."
-    try: return b"__main__" not in pickle.dumps(function)
-    except (pickle.PicklingError, AttributeError, TypeError): return False
+    "Return whether another process can import the function: it can be pickled, and is not of a notebook or script."
+    try:
+        return b"__main__" not in pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+
 
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
 
 def _work(function: Callable[[Any], Iterable[Any]], items: Sequence[Any], results: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     for item in items:
         try:
-            for result in function(item): results.put(("result", pickle.dumps(result, protocol=5)))    # not by shared memory, of which containers have little
+            for result in function(item):
+                # not by shared memory, of which containers have little
+                results.put(("result", pickle.dumps(result, protocol=5)))
             results.put(("end", None))
-        except Exception as error: results.put(("error", _sendable(error)))
+        except Exception as error:
+            results.put(("error", _sendable(error)))
+
 
 def _sendable(error: Exception) -> Exception:
-    try: return pickle.loads(pickle.dumps(error))
-    except Exception: return RuntimeError(repr(error))
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(repr(error))
 
 # %% ../../nbs/data/parallel.ipynb #b92e6d15
 def ordered_results(
-    function: Callable[[Any], Iterable[Any]],   # of a module; gives the results of an item one after the other
+    function: Callable[[Any], Iterable[Any]],  # of a module; gives the results of an item one after the other
     items: Iterable[Any],
-    workers: int = 0,   # processes; 0: this process does it
-    ahead: int = 4,     # results that wait in each worker's queue at most, ≥ 1
+    workers: int = 0,  # processes; 0: this process does it
+    ahead: int = 4,  # results that wait in each worker's queue at most, ≥ 1
 ) -> Iterator[tuple[int, Any]]:
     """Iterate over pairs of the item's number and a result, items in their order.
 
     Raises what the function raises, at its item, and BadInput where a worker process is killed."""
-    if workers < 0 or ahead < 1: raise BadInput("workers", f"are {workers}, with {ahead} results ahead", "Give at least 0 workers and 1 result")
+    if workers < 0 or ahead < 1:
+        raise BadInput("workers", f"are {workers}, with {ahead} results ahead", "Give at least 0 workers and 1 result")
     items = list(items)
     workers = min(workers, len(items))
     if workers == 0:
         for number, item in enumerate(items):
-            for result in function(item): yield number, result
+            for result in function(item):
+                yield number, result
         return
     started = _start(function, items, workers, ahead)
     try:
         for number in range(len(items)):
             process, results = started[number % workers]
             while (found := _next(process, results))[0] != "end":
-                if found[0] == "error": raise found[1]
+                if found[0] == "error":
+                    raise found[1]
                 yield number, pickle.loads(found[1])
     finally:
-        for process, _ in started: process.terminate()
+        for process, _ in started:
+            process.terminate()
         for process, results in started:
             process.join()
             results.close()
 
+
 def _start(function: Callable, items: list[Any], workers: int, ahead: int) -> list[tuple[Any, Any]]:
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
-    if context.get_start_method() == "forkserver": context.set_forkserver_preload(["cgsaliency.data.frames"])    # workers share what it imports
+    context = multiprocessing.get_context(
+        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    )
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["cgsaliency.data.frames"])  # workers share what it imports
     started = []
     for worker in range(workers):
         results = context.Queue(ahead)
@@ -88,25 +106,35 @@ def _start(function: Callable, items: list[Any], workers: int, ahead: int) -> li
         started.append((process, results))
     return started
 
+
 def _next(process: Any, results: Any) -> tuple[str, Any]:
     while True:
         dead = not process.is_alive()
-        try: return results.get(timeout=1)
+        try:
+            return results.get(timeout=1)
         except queue.Empty:
-            if dead: raise BadInput("a worker process", f"ended with exit code {process.exitcode}", "Give fewer workers, or more memory") from None
+            if dead:
+                raise BadInput(
+                    "a worker process", f"ended with exit code {process.exitcode}", "Give fewer workers, or more memory"
+                ) from None
+
 
 class _One:
     "Give the one result of a function as an iterable."
 
-    def __init__(self, function: Callable[[Any], Any]): self.function = function
+    def __init__(self, function: Callable[[Any], Any]):
+        self.function = function
 
-    def __call__(self, item: Any) -> tuple[Any]: return (self.function(item),)
+    def __call__(self, item: Any) -> tuple[Any]:
+        return (self.function(item),)
+
 
 def ordered_map(
-    function: Callable[[Any], Any],   # of a module; gives the result of an item
+    function: Callable[[Any], Any],  # of a module; gives the result of an item
     items: Iterable[Any],
-    workers: int = 0,   # processes; 0: this process does it
-    ahead: int = 4,     # results that wait in each worker's queue at most, ≥ 1
+    workers: int = 0,  # processes; 0: this process does it
+    ahead: int = 4,  # results that wait in each worker's queue at most, ≥ 1
 ) -> Iterator[Any]:
     "Iterate over the result of each item, in their order. Raises as `ordered_results`."
-    for _, result in ordered_results(_One(function), items, workers, ahead): yield result
+    for _, result in ordered_results(_One(function), items, workers, ahead):
+        yield result

@@ -20,8 +20,8 @@ from .parallel import ordered_map, usable_cpus
 
 # %% ../../nbs/data/video_index.ipynb #8539db07
 def _packed(
-    times: Sequence[float],   # ascending, the first is 0
-    rates: Iterable[int],     # of clocks to try, ticks a second
+    times: Sequence[float],  # ascending, the first is 0
+    rates: Iterable[int],  # of clocks to try, ticks a second
 ) -> dict[str, Any]:
     for rate in rates:
         ticks = [round(time * rate) for time in times]
@@ -30,13 +30,21 @@ def _packed(
             return {"rate": rate, "steps": [[step, len(list(same))] for step, same in groupby(steps)]}
     return {"times": list(times)}
 
+
 def _unpacked(packed: dict[str, Any]) -> tuple[float, ...]:
-    if "times" in packed: return tuple(packed["times"])
+    if "times" in packed:
+        return tuple(packed["times"])
     ticks = [0]
-    for step, number in packed["steps"]: ticks.extend(range(ticks[-1] + step, ticks[-1] + step * number + (1 if step >= 0 else -1), step) if step else [ticks[-1]] * number)
+    for step, number in packed["steps"]:
+        ticks.extend(
+            range(ticks[-1] + step, ticks[-1] + step * number + (1 if step >= 0 else -1), step)
+            if step
+            else [ticks[-1]] * number
+        )
     return tuple(tick / packed["rate"] for tick in ticks)
 
-CLOCKS = (25, 30, 12800, 15360, 90000, 600, 1000, 30000, 24000)   # ticks a second of common files, tried in this order
+
+CLOCKS = (25, 30, 12800, 15360, 90000, 600, 1000, 30000, 24000)  # ticks a second of common files, tried in this order
 
 # %% ../../nbs/data/video_index.ipynb #9cf59991
 class VideoIndex:
@@ -44,15 +52,17 @@ class VideoIndex:
 
     def __init__(
         self,
-        folder: Path,   # of the file; it is made when something is found
+        folder: Path,  # of the file; it is made when something is found
     ):
         self.path = Path(folder) / "videos.jsonl"
-        self._known: dict[str, dict[str, Any]] = {}   # entry of each video by its absolute path
-        self._end = 0                                 # bytes of the file that have been read
+        self._known: dict[str, dict[str, Any]] = {}  # entry of each video by its absolute path
+        self._end = 0  # bytes of the file that have been read
 
-    def __getstate__(self) -> dict[str, Any]: return {"path": self.path, "_known": {}, "_end": 0}    # another process reads the file
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_known": {}, "_end": 0}  # another process reads the file
 
-    def __repr__(self) -> str: return f"VideoIndex('{self.path.parent}')"
+    def __repr__(self) -> str:
+        return f"VideoIndex('{self.path.parent}')"
 
     def _entry(self, path: Path) -> dict[str, Any]:
         "The entry of a file that has not changed since; else one that says only which file it is."
@@ -62,10 +72,14 @@ class VideoIndex:
 
     def _read(self) -> None:
         "Read what was appended to the file since the last time."
-        try: size = self.path.stat().st_size
-        except FileNotFoundError: size = 0
-        if size < self._end: self._known, self._end = {}, 0      # another file
-        if size == self._end: return
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size < self._end:
+            self._known, self._end = {}, 0  # another file
+        if size == self._end:
+            return
         with self.path.open("rb") as file:
             file.seek(self._end)
             content = file.read()
@@ -75,7 +89,8 @@ class VideoIndex:
             try:
                 entry = json.loads(line)
                 self._known[entry["path"]] = entry
-            except (ValueError, KeyError, TypeError): continue
+            except (ValueError, KeyError, TypeError):
+                continue
 
     def _get(self, path: Path, field: str) -> Any:
         "The field of the video's entry, None where it is not known."
@@ -88,7 +103,8 @@ class VideoIndex:
     def _add(self, found: Sequence[tuple[Path, dict[str, Any]]]) -> None:
         "Append entries: what was known of each video, and what was found now."
         found = [(path, fields) for path, fields in found if _stamp(path)]
-        if not found: return
+        if not found:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
             self._read()
@@ -98,7 +114,8 @@ class VideoIndex:
                 self._known[entry["path"]] = entry
                 lines.append(json.dumps(entry))
             with self.path.open("a+b") as file:
-                if self._end != file.seek(0, 2): lines.insert(0, "")     # after a line that is not whole
+                if self._end != file.seek(0, 2):
+                    lines.insert(0, "")  # after a line that is not whole
                 file.write(("\n".join(lines) + "\n").encode())
 
     def frame_size(self, path: Path) -> tuple[int, int]:
@@ -127,39 +144,52 @@ class VideoIndex:
 
     def add_decoded(
         self,
-        path: Path,                   # of a video that was decoded whole
+        path: Path,  # of a video that was decoded whole
         frame_size: tuple[int, int],  # width and height of its first frame
-        times: Sequence[float],       # of all its frames, as `video_times`
+        times: Sequence[float],  # of all its frames, as `video_times`
     ) -> None:
         "Keep what a decode of the whole video has found."
-        if self._get(path, "frame_times") is None: self._add([(path, {"frame_size": list(frame_size), "frame_times": _packed(times, CLOCKS)})])
+        if self._get(path, "frame_times") is None:
+            self._add([(path, {"frame_size": list(frame_size), "frame_times": _packed(times, CLOCKS)})])
 
     def build(
         self,
         paths: Iterable[Path],
-        fields: Sequence[str] = ("frame_size", "pace"),   # of FIELDS; 'frame_times' means to decode the whole video
-        workers: int | None = None,                       # processes; by default as many as there are cores, where that pays
-        progress: bool = True,                            # whether a progress bar is shown
+        fields: Sequence[str] = ("frame_size", "pace"),  # of FIELDS; 'frame_times' means to decode the whole video
+        workers: int | None = None,  # processes; by default as many as there are cores, where that pays
+        progress: bool = True,  # whether a progress bar is shown
     ) -> dict[Path, BadInput]:
-        "Find out what is not known yet; return the errors of the videos that cannot be read. What was found stays when this is interrupted."
+        """Find out what is not known yet; return the errors of the videos that cannot be read.
+
+        What was found stays when this is interrupted. Raises BadInput for a field that there is not."""
         strange = sorted(set(fields) - FIELDS.keys())
-        if strange: raise BadInput("fields of a video index", f"there is no '{strange[0]}'", f"Choose among {', '.join(FIELDS)}")
+        if strange:
+            raise BadInput(
+                "fields of a video index", f"there is no '{strange[0]}'", f"Choose among {', '.join(FIELDS)}"
+            )
         paths = [Path(path) for path in dict.fromkeys(paths)]
-        if not self._missing(paths, fields): return {}
+        if not self._missing(paths, fields):
+            return {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_suffix(".build.lock")):       # of several processes that want the same one works
+        with FileLock(self.path.with_suffix(".build.lock")):  # of several processes that want the same one works
             missing = self._missing(paths, fields)
-            if workers is None: workers = usable_cpus() if len(missing) >= (FEW if "frame_times" not in fields else FEW // 10) else 0
+            if workers is None:
+                workers = usable_cpus() if len(missing) >= (FEW if "frame_times" not in fields else FEW // 10) else 0
             errors, found = {}, []
             try:
                 made = ordered_map(_look_up, missing, workers)
-                for (path, _), result in zip(missing, tqdm(made, "videos", len(missing), disable=not progress or len(missing) < FEW)):
-                    if isinstance(result, BadInput): errors[path] = result
-                    else: found.append((path, result))
+                for (path, _), result in zip(
+                    missing, tqdm(made, "videos", len(missing), disable=not progress or len(missing) < FEW)
+                ):
+                    if isinstance(result, BadInput):
+                        errors[path] = result
+                    else:
+                        found.append((path, result))
                     if len(found) == 256:
                         self._add(found)
                         found = []
-            finally: self._add(found)
+            finally:
+                self._add(found)
         return errors
 
     def _missing(self, paths: Sequence[Path], fields: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
@@ -167,17 +197,29 @@ class VideoIndex:
         wanted = [(path, tuple(field for field in fields if self._entry(path).get(field) is None)) for path in paths]
         return [(path, own) for path, own in wanted if own]
 
-FEW = 200   # videos whose heads are read faster by this process than others are started
+
+FEW = 200  # videos whose heads are read faster by this process than others are started
+
 
 def _stamp(path: Path) -> dict[str, int]:
     "What changes when a file changes; empty where there is no file."
-    try: found = Path(path).stat()
-    except OSError: return {}
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return {}
     return {"bytes": found.st_size, "changed": found.st_mtime_ns}
 
-FIELDS = {"frame_size": lambda path: list(video_size(path)), "pace": lambda path: list(stated_pace(path)), "frame_times": lambda path: _packed(video_times(path), CLOCKS)}
+
+FIELDS = {
+    "frame_size": lambda path: list(video_size(path)),
+    "pace": lambda path: list(stated_pace(path)),
+    "frame_times": lambda path: _packed(video_times(path), CLOCKS),
+}
+
 
 def _look_up(asked: tuple[Path, tuple[str, ...]]) -> dict[str, Any] | BadInput:
     path, fields = asked
-    try: return {field: FIELDS[field](path) for field in fields}
-    except BadInput as error: return error
+    try:
+        return {field: FIELDS[field](path) for field in fields}
+    except BadInput as error:
+        return error

@@ -21,6 +21,7 @@ from .video_index import VideoIndex
 @dataclass(frozen=True)
 class _ReadClip:
     "Read the frames of one video, and transform them; on_error 'return' gives an error as the result."
+
     count: int | None
     size: tuple[int, int] | None
     index: VideoIndex | None
@@ -28,37 +29,48 @@ class _ReadClip:
     on_error: str
 
     def __call__(self, path: Path) -> Any:
-        try: clip = read_frames(path, self.count, self.size, self.index)
+        try:
+            clip = read_frames(path, self.count, self.size, self.index)
         except BadInput as error:
-            if self.on_error == "raise": raise
+            if self.on_error == "raise":
+                raise
             return error
         return clip if self.transform is None else self.transform(clip)
 
+
 def iterate_clips(
-    paths: Iterable[Path],                  # of video files
-    count: int | None = 26,                 # evenly spaced frames of each; None for all
-    transform: Callable[[Clip], Any] | None = None,   # makes of a clip what is needed, such as a tensor of 3 × 224 × 224 inputs
-    workers: int = 0,                       # processes that decode; 0: this process does it
-    ahead: int = 4,                         # clips that wait for each worker at most, ≥ 1
-    index: VideoIndex | None = None,        # that knows the videos' frames; what it does not know is added
-    size: tuple[int, int] | None = None,    # width, height to which each frame is scaled; as they are by default
-    on_error: str = "raise",                # or 'return': the BadInput of a video that cannot be read takes the place of its clip
+    paths: Iterable[Path],  # of video files
+    count: int | None = 26,  # evenly spaced frames of each; None for all
+    transform: Callable[[Clip], Any]
+    | None = None,  # makes of a clip what is needed, such as a tensor of 3 × 224 × 224 inputs
+    workers: int = 0,  # processes that decode; 0: this process does it
+    ahead: int = 4,  # clips that wait for each worker at most, ≥ 1
+    index: VideoIndex | None = None,  # that knows the videos' frames; what it does not know is added
+    size: tuple[int, int] | None = None,  # width, height to which each frame is scaled; as they are by default
+    on_error: str = "raise",  # or 'return': the BadInput of a video that cannot be read takes the place of its clip
 ) -> Iterator[Any]:
-    "Iterate over the clip of each video, or what the transform makes of it, in the order of the paths. Raises BadInput as `read_frames`."
+    """Iterate over the clip of each video, or what the transform makes of it, in the order of the paths.
+
+    Raises BadInput as `read_frames`."""
     _check(on_error)
     here = transform if workers and transform is not None and not is_importable(transform) else None
     read = _ReadClip(count, size, index, None if here is not None else transform, on_error)
-    for result in ordered_map(read, paths, workers, ahead): yield result if here is None or isinstance(result, BadInput) else here(result)
+    for result in ordered_map(read, paths, workers, ahead):
+        yield result if here is None or isinstance(result, BadInput) else here(result)
+
 
 def _check(on_error: str) -> None:
-    if on_error not in ("raise", "return"): raise BadInput("on_error", f"is '{on_error}'", "Choose 'raise' or 'return'")
+    if on_error not in ("raise", "return"):
+        raise BadInput("on_error", f"is '{on_error}'", "Choose 'raise' or 'return'")
 
 # %% ../../nbs/data/video_reader.ipynb #218cefe4
 @dataclass(frozen=True, eq=False)
 class Chunk:
     "Frames of a video, one after the other."
+
     frames: tuple[Image.Image, ...]  # RGB
-    start: int                       # index of the first among all frames of the video
+    start: int  # index of the first among all frames of the video
+
 
 @dataclass(frozen=True)
 class _ReadChunks:
@@ -74,16 +86,22 @@ class _ReadChunks:
             yield chunk if self.transform is None else self.transform(chunk)
             start += len(frames)
 
+
 def iterate_chunks(
-    paths: Iterable[Path],                  # of video files
-    chunk_size: int = 64,                   # frames of a chunk; the last of a video may have fewer
-    transform: Callable[[Chunk], Any] | None = None,   # makes of a chunk what is needed, such as a tensor of 3 × 224 × 224 inputs
-    workers: int = 0,                       # processes that decode; 0: this process does it
-    ahead: int = 2,                         # chunks that wait for each worker at most, ≥ 1
-    index: VideoIndex | None = None,        # to which the times of a video's frames are added when the last one has been decoded
-    size: tuple[int, int] | None = None,    # width, height to which each frame is scaled; as they are by default
-) -> Iterator[tuple[int, Any]]:             # number of the path; chunk, or what the transform makes of it
-    "Iterate over the chunks of all videos in their order, each video decoded once. Raises BadInput as `frames_in_chunks`."
+    paths: Iterable[Path],  # of video files
+    chunk_size: int = 64,  # frames of a chunk; the last of a video may have fewer
+    transform: Callable[[Chunk], Any]
+    | None = None,  # makes of a chunk what is needed, such as a tensor of 3 × 224 × 224 inputs
+    workers: int = 0,  # processes that decode; 0: this process does it
+    ahead: int = 2,  # chunks that wait for each worker at most, ≥ 1
+    index: VideoIndex
+    | None = None,  # to which the times of a video's frames are added when the last one has been decoded
+    size: tuple[int, int] | None = None,  # width, height to which each frame is scaled; as they are by default
+) -> Iterator[tuple[int, Any]]:  # number of the path; chunk, or what the transform makes of it
+    """Iterate over the chunks of all videos in their order, each video decoded once.
+
+    Raises BadInput as `frames_in_chunks`."""
     here = transform if workers and transform is not None and not is_importable(transform) else None
     read = _ReadChunks(chunk_size, size, index, None if here is not None else transform)
-    for number, result in ordered_results(read, paths, workers, ahead): yield number, result if here is None else here(result)
+    for number, result in ordered_results(read, paths, workers, ahead):
+        yield number, result if here is None else here(result)
