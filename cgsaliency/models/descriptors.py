@@ -84,7 +84,7 @@ class Describer:
         maps = self.backbone(F.pad(inputs, (self.border,) * 4, mode="reflect"))
         skip = int(self.border / self.backbone.grid.down)
         maps = maps[..., skip:skip + self.backbone.grid.rows, skip:skip + self.backbone.grid.columns]
-        return self._pooled(maps)[0].flatten(2).transpose(1, 2).cpu()
+        return self._pooled(maps.float())[0].flatten(2).transpose(1, 2).cpu()
 
     def of(self, record: Record, values: Tensor) -> Descriptors:
         "The values m × D of a record as descriptors that know where they lie."

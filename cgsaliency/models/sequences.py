@@ -30,7 +30,9 @@ class StoredVideo:
     features: int       # D
 
     @property
-    def shape(self) -> tuple[int, int]: return self.stop - self.start, self.features
+    def shape(self) -> tuple[int, int]:
+        "T and D."
+        return self.stop - self.start, self.features
 
     def __len__(self) -> int: return self.stop - self.start
 
