@@ -203,7 +203,7 @@ def write_repeated(
 def karpathy(
     part: str, images: list[dict], origins: list[int], said: dict[int, list[dict]], share: float
 ) -> list[dict]:
-    "Return entries of dataset_coco.json: of the official validation images 10,000 are 'val' or 'test', the rest 'restval'."
+    "Return entries of dataset_coco.json: of the validation images some are 'val', some 'test', the rest 'restval'."
     sizes = {name: round(size * share) for name, size in SPLITS.items()} if part == "val" else {}
     names = [name for name, size in sizes.items() for _ in range(size)]
     rest = "restval" if part == "val" else "train"

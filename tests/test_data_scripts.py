@@ -1,5 +1,5 @@
 """The scripts that fetch the official data, against a server on this machine that breaks off, sends wrong bytes, and malicious archives."""
-import hashlib, importlib, io, json, os, pickle, socket, stat, subprocess, sys, tarfile, threading, zipfile
+import hashlib, importlib, io, json, os, pickle, shutil, socket, stat, subprocess, sys, tarfile, threading, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -267,3 +267,15 @@ def test_what_are_no_weights(tmp_path, content):
 def test_a_published_digest_may_be_its_beginning(server, tmp_path):
     assert fetch(server.source(digest=sha(server.content)[:15]), tmp_path).is_file()
     refused(lambda: fetch(server.source(digest="sha256:00000000"), tmp_path / "other"), "00000000")
+
+
+def test_karpathys_split_becomes_lists(toybox, tmp_path):
+    import flickr30k_entities
+    data = Path(shutil.copytree(toybox, tmp_path / "data"))
+    lists = data / "flickr30k_entities/karpathy"
+    before = {path.name: path.read_text() for path in lists.glob("imgs_*.txt")}
+    images = [{"filename": f"{name.removesuffix('.jpg')}.jpg", "split": path.stem.removeprefix("imgs_")} for path in lists.glob("imgs_*.txt") for name in path.read_text().split()]
+    for path in lists.glob("imgs_*.txt"): path.unlink()
+    (lists / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
+    flickr30k_entities.prepare(data)
+    assert {name: path.read_text().replace(".jpg", "").split() for name in before for path in [lists / name]} == {name: text.replace(".jpg", "").split() for name, text in before.items()}
