@@ -89,13 +89,13 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
     clips = FRAMES["THUMOS14"] * THUMOS14["test"] / settings["ebr/table3"]["frames"]
     evidence = {f"{label} ('{variant}') of a clip in time": 1 for label in ("EB-R", "cEB-R") for variant in ("code", "paper")}
     contrastive = {name: 1 for name in evidence if name.startswith("cEB-R")}
-    through_frames = ("EB of a frame", "cEB of a frame", *(f"{label} ('{variant}') of a frame" for label in ("EB-R", "cEB-R") for variant in ("code", "paper")), "gradient of a frame", "gradient through time of a frame")
+    through_frames = ("six explanations by EB of a frame", "two explanations by gradients of a frame")
     shown, sentences = settings["ebr/figure5"], CAPTIONS * test
     captioner = settings["ebr/captioner"]
     def times(number: float, units: Counts) -> Counts: return {name: number * one for name, one in units.items()}
     return {
         "ebr/frames": {"training step, VGG-16 on frames": steps(own, training_frames), frame: own["training"]["epochs"] * own["frames"] * UCF101["val"] + ucf + thumos,
-                       READ_FRAME: ucf + thumos + FRAMES["UCF101"] * (UCF101["train"] + UCF101["val"]) + FRAMES["THUMOS14"] * THUMOS14["val"]},
+                       READ_FRAME: 1.5 * (ucf + thumos) + FRAMES["UCF101"] * (UCF101["train"] + UCF101["val"]) + FRAMES["THUMOS14"] * THUMOS14["val"]},      # for the index, to learn from, to extract
         "ebr/recogniser": {"training step, LSTM on frames": steps(recogniser, trained_on), "scores of a clip in time": windows * (3 * epochs * UCF101["val"] + 2 * UCF101["test"])},
         "ebr/table1": {READ_FRAME: BOXED_CLIPS * FRAMES["UCF101"], **dict.fromkeys(through_frames, BOXED_CLIPS * settings["ebr/table1"]["frames"])},
         "ebr/table2": times(len(settings["ebr/table2"]["lengths"]) * settings["ebr/table2"]["films"], {"scores of a clip in time": 1, **evidence}),
@@ -176,20 +176,19 @@ def kept(section: str, settings: dict[str, dict]) -> float:
     def said(images: float, captions: int, length: int) -> float: return images * captions * (length + 1) * LONG
     if section == "cgvs/captioner": return cells + said(train + val, CAPTIONS, own["sizes"]["max_words"])
     if section == "cgvs/crops": return cells + said(train + val, CAPTIONS, own["max_words"]) + 2 * HALF * train * CAPTIONS * (own["max_words"] + 1) * 64      # with the maps that attention learns from
-    if section == "cgvs/films": return FLOAT * own["frames"] * 2048 * (MSRVTT["train"] + MSRVTT["val"]) + said(MSRVTT["train"], own["captions"], own["max_words"])
+    if section == "cgvs/films": return AHEAD * FLOAT * own["frames"] * 2048 * batch["batch_size"] + said(MSRVTT["train"], own["captions"], own["max_words"])
     if section == "ebr/captioner": return 2 * FLOAT * 2048 * (train + val) + FLOAT * 2048 * MSRVTT["train"] + said(train, CAPTIONS, own["max_words"]) + said(MSRVTT["train"], 20, own["max_words"])
     if section in ("cgvs/table1", "cgvs/table2", "cgvs/figure4", "ebr/table5", "ebr/figure9", "ebr/section6", "face_to_face", "aoa/table3"): return (HALF + FLOAT) * test * CELLS
     if section == "cgvs/table3": return (HALF + FLOAT) * 26 * 2048 * MSRVTT["test"] + HALF * test * CELLS
-    if section == "ebr/frames":
-        frames = own["frames"] * UCF101["train"] + own["frames of films"] * THUMOS14["val"]
-        return BYTE * 3 * (320 * 240 * frames + 224 * 224 * own["frames"] * UCF101["val"]) + AHEAD * FLOAT * 3 * 224 * 224 * 64
+    if section == "ebr/frames": return AHEAD * (BYTE + FLOAT) * 3 * 320 * 240 * batch["batch_size"] + 2 * FLOAT * FC7 * FRAMES["THUMOS14"]
     if section in ("ebr/table3", "ebr/table4", "ebr/recogniser"): return 2 * FLOAT * FC7 * FRAMES["THUMOS14"] + AHEAD * FLOAT * FC7 * 24 * FRAMES["UCF101"]       # a video at a time, or a batch of them
-    if section in ("ebr/table2", "ebr/figure7"): return HALF * FC7 * FRAMES["UCF101"] * UCF101["test"]
+    if section in ("ebr/table2", "ebr/figure7"): return 2 * FLOAT * FC7 * own["frames"] * 64 * 2       # videos of which a batch is put together
     if section in ("ebr/table1", "ebr/figure1", "ebr/figure5", "ebr/figure6"): return 2 * FLOAT * 3 * 320 * 240 * max(FRAMES["UCF101"], 128)
-    if section in ("aoa/captioners", "aoa/kinds", "aoa/numbers"): return AHEAD * FLOAT * CONV5 * batch["batch_size"] + said(COCO["train"] + COCO["val"], own["captions"], own["max_words"])
-    if section == "aoa/finetuned": return AHEAD * FLOAT * 3 * 224 * 224 * batch["batch_size"] + said(COCO["train"] + COCO["val"], own["captions"], own["max_words"])
+    if section in ("aoa/captioners", "aoa/kinds", "aoa/numbers", "aoa/finetuned"):
+        boxes = 5 * FLOAT * total(COCO) * own["proposals"]["number"] if "proposals" in own else 0
+        return AHEAD * FLOAT * max(CONV5, 3 * 224 * 224) * batch["batch_size"] + said(COCO["train"] + COCO["val"], own["captions"], own["max_words"]) + boxes
     if section == "aoa/flickr30k": return AHEAD * FLOAT * CONV5 * batch["batch_size"] + said(train + val, own["captions"], own["max_words"])
-    if section == "aoa/table4": return len(own["seeds"]) * HALF * CONV5 * COCO["test"]
+    if section == "aoa/table4": return AHEAD * len(own["seeds"]) * FLOAT * (CONV5 + 3 * 224 * 224) * 50
     return words
 
 
@@ -199,7 +198,8 @@ def left(section: str, settings: dict[str, dict], parameters: dict[str, int]) ->
     sizes: list[float] = []
     features = {"cgvs/backbone": HALF * CELLS * total(FLICKR30K), "cgvs/crops": HALF * CELLS * (FLICKR30K["train"] + FLICKR30K["val"]), "cgvs/table2": HALF * CELLS * FLICKR30K["test"],
                 "cgvs/films": HALF * 26 * 2048 * (total(MSRVTT) + total(MSVD) - MSRVTT["test"] - MSVD["test"]), "cgvs/table3": HALF * 26 * 2048 * (MSRVTT["test"] + MSVD["test"]),
-                "ebr/frames": HALF * FC7 * (total(UCF101) * FRAMES["UCF101"] + total(THUMOS14) * FRAMES["THUMOS14"]), "aoa/eyes": HALF * CONV5 * (total(COCO) + total(FLICKR30K)),
+                "ebr/frames": 3 * BYTE * (320 * 240 * (settings["ebr/frames"]["frames"] * UCF101["train"] + settings["ebr/frames"]["frames of films"] * THUMOS14["val"]) + 224 * 224 * settings["ebr/frames"]["frames"] * UCF101["val"])
+                              + HALF * FC7 * (total(UCF101) * FRAMES["UCF101"] + total(THUMOS14) * FRAMES["THUMOS14"]), "aoa/eyes": HALF * CONV5 * (total(COCO) + total(FLICKR30K)),
                 "aoa/proposals": total(COCO) * settings.get("aoa/proposals", {}).get("most", 100) * 5 * FLOAT}
     if section in ("cgvs/captioner",): sizes = [parameters["S2VT, images"]]
     if section == "cgvs/crops": sizes = [parameters[f"{name}, images"] for name in ("S2VT", "soft attention", "supervised attention")]
@@ -223,38 +223,41 @@ class Recurrences:
     @classmethod
     def counting(cls, lstm: Callable) -> Callable:
         def counted(inputs, state, weights, *more):
+            import torch
             items, length = inputs.shape[:2]
-            passes = 3 if inputs.requires_grad or weights[0].requires_grad and _grad() else 1      # forth, and back to inputs and to weights
+            passes = 3 if torch.is_grad_enabled() and weights[0].requires_grad else 1      # forth, and back to inputs and to weights
             cls.operations += passes * 2 * items * length * (weights[0].numel() + weights[1].numel())
             cls.calls += passes * 2 * length
             return lstm(inputs, state, weights, *more)
         return counted
 
 
-def _grad() -> bool:
-    import torch
-    return torch.is_grad_enabled()
-
-
 def operations(work: Callable[[], object]) -> tuple[float, int]:
-    "Return the floating-point operations of one call, and how many operators it calls."
+    "Return the floating-point operations of one call, by PyTorch's own formulas, and how many operators it calls."
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import flop_registry
 
     class Operators(TorchDispatchMode):
-        count = 0
+        "Count what is called; `FlopCounterMode` counts by module, too, and fails in `torch.autograd.grad`."
+        flops = calls = 0
 
         def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-            Operators.count += 1
-            return operator(*args, **(kwargs or {}))
+            kwargs = kwargs or {}
+            if (formula := flop_registry.get(operator._overloadpacket)) is None:
+                with self: parts = operator.decompose(*args, **kwargs)
+                if parts is not NotImplemented: return parts
+            result = operator(*args, **kwargs)
+            Operators.calls += 1
+            if formula: Operators.flops += formula(*args, **kwargs, out_val=result)
+            return result
 
     Recurrences.operations = Recurrences.calls = 0
     before, torch.lstm = torch.lstm, Recurrences.counting(torch.lstm)
     try:
-        with FlopCounterMode(display=False) as flops, Operators(): work()
+        with Operators(): work()
     finally: torch.lstm = before
-    return flops.get_total_flops() + Recurrences.operations, Operators.count + Recurrences.calls
+    return Operators.flops + Recurrences.operations, Operators.calls + Recurrences.calls
 
 
 def most_memory() -> float:
@@ -345,13 +348,15 @@ def table(units: dict[str, dict[str, float]], settings: dict[str, dict], section
         found = wanted.get(section, {})
         alone = rest.get(section, 0.1)
         on_cores = sum(number * here[name] for name, number in found.items()) / CORES / 3600
-        needs = max([modules, *(units[name]["memory"] for name in found)])
-        memory = needs + kept(section, settings) / GIB + max([0.0, *(LOADED[name] for name in loads(section))])
         device = any(name not in HOST for name in found)
+        largest = 2 * 3 * FLOAT * max([0.0, *(units[name].get("parameters", 0) for name in found)]) / GIB      # a checkpoint on its way to the disk
+        held = kept(section, settings) / GIB + max([0.0, *(LOADED[name] for name in loads(section))]) + largest
+        on_cpu = max([modules, *(units[name]["memory"] for name in found)]) + held
+        memory = max(on_cpu, modules + CUDA + held) if device else on_cpu
         disk, training = left(section, settings, parameters)
         yield f"paper: {section}, two cores", on_cores + alone, "h", "processor time here, on two cores"
         if device: yield f"paper: {section}, GPU", hours(found, rule, here) + alone, "h", "a GPU of 20e12 operations and 1e5 operators a second"
-        yield f"paper: {section}, memory", memory + CUDA * device, "GiB", "the largest unit, records, captions and what is held" + ", CUDA's libraries" * device
+        yield f"paper: {section}, memory", memory, "GiB", "records, what is held, and the largest unit on a CPU" + ", or CUDA's libraries" * device
         if disk: yield f"paper: {section}, disk", disk, "GB", "left when it is done"
         if training: yield f"paper: {section}, disk while it trains", training, "GB", "besides what is left"
 

@@ -133,15 +133,15 @@ def let_go(device: torch.device) -> None:
 
 def tests(table: Table, device: torch.device, chosen: argparse.Namespace, clock: Clock) -> Iterator[list[Row]]:
     if {"tests: passed", "tests: skipped"} & table.values().keys(): return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, survived("tests"):
         report = Path(folder) / "report.xml"
         done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}", str(ROOT / "tests/test_gpu.py")], cwd=ROOT, capture_output=True, text=True,
-                              timeout=max(clock.ends - time.monotonic(), 30))
+                              timeout=max(clock.ends - time.monotonic(), 120))
         print("\n".join(done.stdout.splitlines()[-30:]))
-        if not report.is_file(): raise SystemExit(f"the tests could not be run:\n{done.stdout}{done.stderr}")
+        if not report.is_file(): raise RuntimeError(f"the tests could not be run:\n{done.stdout}{done.stderr}")
         suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
-    all_, failed, skipped = int(suite.get("tests")), int(suite.get("failures")) + int(suite.get("errors")), int(suite.get("skipped"))
-    yield [("tests: passed", all_ - failed - skipped, "tests", ""), ("tests: failed", failed, "tests", ""), ("tests: skipped", skipped, "tests", ""), ("tests: time", float(suite.get("time")), "s", "")]
+        all_, failed, skipped = int(suite.get("tests")), int(suite.get("failures")) + int(suite.get("errors")), int(suite.get("skipped"))
+        yield [("tests: passed", all_ - failed - skipped, "tests", ""), ("tests: failed", failed, "tests", ""), ("tests: skipped", skipped, "tests", ""), ("tests: time", float(suite.get("time")), "s", "")]
 
 
 def products(table: Table, device: torch.device, chosen: argparse.Namespace, clock: Clock) -> Iterator[list[Row]]:

@@ -21,9 +21,9 @@ from cgsaliency.core.scales import load_scale
 from cgsaliency.data.text import Vocabulary
 from cgsaliency.explain.attention import area_attention, attention
 from cgsaliency.explain.cgvs import cgvs
-from cgsaliency.explain.excitation import excitation
-from cgsaliency.explain.frames import bp_r, eb_r
-from cgsaliency.explain.gradient import gradient
+from cgsaliency.explain.excitation import by_excitation, excitation
+from cgsaliency.explain.frames import bp_r, eb_r, in_frames
+from cgsaliency.explain.gradient import by_gradients, gradient
 from cgsaliency.explain.recurrent import evidence_in_time
 from cgsaliency.explain.word_gradient import integrated_gradients, word_gradient
 from cgsaliency.explain.words import eb_r_words
@@ -399,6 +399,11 @@ def frames_explained(sizes: Sizes) -> dict[str, Unit]:
         for variant in ("code", "paper"):
             found[f"{label} ('{variant}') of a frame"] = unit(lambda network, recogniser, frames, contrast=contrast, variant=variant:
                                                               eb_r(network, SOURCE, recogniser, frames, target, at, contrast, reading=variant))
+    def together(targets: int, way: Callable, layer: str) -> Unit:
+        "As many explanations as there are targets, in one run through the network, as ebr/table1 makes them."
+        def signals(values: Tensor) -> Tensor: return torch.rand(targets, *values.shape, device=values.device)
+        return unit(lambda network, _, frames: in_frames(network, SOURCE, frames, signals, layer, way, kept=64))
+    found |= {"six explanations by EB of a frame": together(6, by_excitation, at), "two explanations by gradients of a frame": together(2, by_gradients, "")}
     found["gradient through time of a frame"] = unit(lambda network, recogniser, frames: bp_r(network, SOURCE, recogniser, frames, target))
     found["scores of a clip in time"] = Unit(EXPLAINING, scores, sizes.images)
     return found | {f"{label} ('{variant}') of a clip in time": in_time(contrast, variant) for label, contrast in (("EB-R", False), ("cEB-R", True)) for variant in ("code", "paper")}
