@@ -118,15 +118,17 @@ class Cluster:
     def reproduce(self, folder: Path, scale: str, targets: str, *arguments: str) -> subprocess.CompletedProcess:
         "Return how `make reproduce PROFILE=slurm` ended; it asks squeue, often: this cluster keeps no accounts."
         told = "--slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --latency-wait 20 --retries 0"
+        told += f" --slurm-logdir {self.folder}/jobs"      # named by the numbers of jobs
         given = [f"SCALE={scale}", f"REPORTS={folder}/reports", f"ARTIFACTS={folder}/artifacts", *arguments]
         given += ["PROFILE=slurm", f"PYTHON={sys.executable}", f"ARGS={told} {targets}"]
         words = ["make", "--silent", "reproducing", *given]
         piped = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         running = subprocess.Popen(words, cwd=ROOT, env=self.environment, start_new_session=True, **piped)
         try:
-            printed, _ = running.communicate(timeout=300)
+            printed, _ = running.communicate(timeout=900)
         except BaseException:
             os.killpg(running.pid, signal.SIGKILL)      # make alone would leave Snakemake behind
+            print(running.communicate()[0][-3000:], self.jobs())
             raise
         return subprocess.CompletedProcess(words, running.returncode, printed)
 
