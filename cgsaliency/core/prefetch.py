@@ -26,7 +26,9 @@ def prefetch(
     if ahead < 1:
         yield from map(make, items)
         return
-    remaining, pool = iter(items), ThreadPoolExecutor(1, "prefetch")
+    device = torch.cuda.current_device() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    on_its_device = dict(initializer=torch.cuda.set_device, initargs=(device,)) if device is not None else {}      # a thread begins on the first GPU
+    remaining, pool = iter(items), ThreadPoolExecutor(1, "prefetch", **on_its_device)
     try:
         waiting = deque(pool.submit(make, item) for item in islice(remaining, ahead))
         while waiting:
