@@ -4,7 +4,10 @@ What `make rehearse` does with drawn data, here with random features. Networks, 
 frames of a video and regions are the papers'; batches and clips are short. It takes 130 seconds of one core; the
 largest, VGG-16 in training with its moments, 5 GiB.
 """
-import math, sys
+import ctypes
+import gc
+import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +31,15 @@ def shortened(settings: object, name: str = "") -> object:
 
 SIZES = replace(paper_sizes(images=2, frames=2), settings=shortened(paper_sizes().settings))
 UNITS = units(SIZES)
+
+
+@pytest.fixture(autouse=True)
+def memory_given_back():
+    "Let the next test of this process begin with the memory of the one before given back to the system."
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.mark.parametrize("name", UNITS)
