@@ -78,7 +78,7 @@ reproducing:
 	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE),$(LOCALLY)) $(ARGS) $(CHOSEN)
 
 # Its data are its own: a folder that is given is only linked to, and what it lacks is drawn beside the links.
-rehearse: setup  ## scale paper on a handful of drawn items: all notebooks at the papers' sizes, no GPU needed (an hour and 16 GiB on 2 cores); goes on where it was stopped
+rehearse: setup  ## scale paper on a handful of drawn items: all notebooks at the papers' sizes, no GPU needed (36 minutes and 7 GiB on 2 cores); goes on where it was stopped
 	@$(ALONE) .make/rehearse.lock $(MAKE) --no-print-directory -s rehearsing
 
 REHEARSAL ?= .make/rehearsal
