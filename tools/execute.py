@@ -50,6 +50,8 @@ def main(section, scale, data, artifacts, reports, *inputs):
     rank = int(os.environ.get("RANK", 0))
     if rank == 0:      # what a killed run left half written; no other run of this section is at work
         for left in [*wanted.parent.glob(f".{wanted.name}.*.ipynb"), *wanted.parent.glob(f".{wanted.name}.*.note.json"), *wanted.parent.glob(f".{wanted.name}*.part*")]: left.unlink(missing_ok=True)
+    else:
+        for left in wanted.parent.glob(f".rank{rank}.{wanted.name}.*"): left.unlink(missing_ok=True)
     working = wanted.with_name(f"{f'.rank{rank}' if rank else ''}.{wanted.name}.{os.getpid()}.ipynb")
     start, note = time.monotonic(), working.with_suffix(".note.json")
     os.environ["CGSALIENCY_NOTE"] = str(note.resolve())
