@@ -74,8 +74,8 @@ CHOSEN = --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $
 LOCALLY = --cores $(CORES) --resources $$($(PYTHON) tools/limits.py "$(GPUS)" "$(MEMORY)")
 
 reproducing:
-	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) $(LOCALLY) first $(CHOSEN))
-	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE),$(LOCALLY)) $(ARGS) $(CHOSEN)
+	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) first $(LOCALLY) $(CHOSEN))
+	@$(SNAKEMAKE) $(ARGS) $(if $(PROFILE),--profile profiles/$(PROFILE),$(LOCALLY)) $(CHOSEN)
 
 # Its data are its own: a folder that is given is only linked to, and what it lacks is drawn beside the links.
 rehearse: setup  ## scale paper on a handful of drawn items: all notebooks at the papers' sizes, no GPU needed (36 minutes and 7 GiB on 2 cores); goes on where it was stopped
