@@ -1,4 +1,7 @@
-"""What scale `paper` costs is counted from its settings, fits the plan of its run, and is measured on a GPU by a script that needs PyTorch alone."""
+"""What scale `paper` costs is counted from its settings, fits the plan of its run, and is measured on a GPU by a script
+that needs PyTorch alone.
+"""
+
 import csv, os, subprocess, sys
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from units import paper_settings, paper_sizes, units
 
 SETTINGS = paper_settings()
 SECTIONS = [name for name in SETTINGS if name != "all"]
-LIMIT = 64     # GiB of memory that no notebook may take
+LIMIT = 64  # GiB of memory that no notebook may take
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,8 @@ def known() -> dict[str, float]:
     return costs.read_costs()
 
 
-def of(known: dict[str, float], section: str, what: str, other: float = 0.0) -> float: return known.get(f"paper: {section}, {what}", other)
+def of(known: dict[str, float], section: str, what: str, other: float = 0.0) -> float:
+    return known.get(f"paper: {section}, {what}", other)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,7 @@ def plan() -> dict[str, dict]:
 
 # Counts
 
+
 def test_what_is_counted_are_units_that_are_measured(known):
     counted = {name for found in costs.counts(SETTINGS).values() for name in found}
     assert counted - set(costs.HOST) <= units(paper_sizes()).keys()
@@ -41,7 +46,17 @@ def test_what_is_counted_are_units_that_are_measured(known):
 
 def test_every_notebook_that_learns_is_counted():
     counted = costs.counts(SETTINGS)
-    learn = [name for name in SECTIONS if any(isinstance(own, dict) and "epochs" in own for own in (SETTINGS[name].get("training"), *((part or {}).get("training") for part in SETTINGS[name].values() if isinstance(part, dict))))]
+    learn = [
+        name
+        for name in SECTIONS
+        if any(
+            isinstance(own, dict) and "epochs" in own
+            for own in (
+                SETTINGS[name].get("training"),
+                *((part or {}).get("training") for part in SETTINGS[name].values() if isinstance(part, dict)),
+            )
+        )
+    ]
     assert len(learn) > 8 and all(any(unit.startswith("training step") for unit in counted[name]) for name in learn)
     assert counted.keys() <= set(SECTIONS)
 
@@ -52,7 +67,12 @@ def test_steps_are_those_by_hand():
     found = costs.counts(SETTINGS)["aoa/captioners"]
     trained = [number for name, number in found.items() if name.startswith("training step")]
     assert len(trained) == 5 and trained[0] == pytest.approx(3 * 20 * (costs.COCO["train"] + 5_000 / 3) / 10)
-    assert costs.total(costs.COCO) == 123_287 and costs.total(costs.FLICKR30K) == 31_014 and costs.total(costs.MSRVTT) == 10_000 and costs.total(costs.UCF101) == 13_320
+    assert (
+        costs.total(costs.COCO) == 123_287
+        and costs.total(costs.FLICKR30K) == 31_014
+        and costs.total(costs.MSRVTT) == 10_000
+        and costs.total(costs.UCF101) == 13_320
+    )
 
 
 def test_reading_goes_on_beside_the_network():
@@ -62,23 +82,41 @@ def test_reading_goes_on_beside_the_network():
 
 def test_operations_of_a_recurrent_layer_are_counted():
     import torch
+
     layer, before = torch.nn.LSTM(3, 5, batch_first=True), torch.lstm
 
-    def read() -> torch.Tensor:      # as S2VT does
+    def read() -> torch.Tensor:  # as S2VT does
         state = [torch.zeros(1, 2, 5)] * 2
-        return torch.lstm(torch.rand(2, 7, 3), state, [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0], True, 1, 0.0, False, False, True)[0]
+        return torch.lstm(
+            torch.rand(2, 7, 3),
+            state,
+            [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0],
+            True,
+            1,
+            0.0,
+            False,
+            False,
+            True,
+        )[0]
+
     forward = 2 * 2 * 7 * (20 * 3 + 20 * 5)
     assert costs.operations(read)[0] == 3 * forward and torch.lstm is before
-    with torch.no_grad(): assert costs.operations(read)[0] == forward
+    with torch.no_grad():
+        assert costs.operations(read)[0] == forward
     assert costs.operations(lambda: torch.rand(4, 6) @ torch.rand(6, 8))[0] == 2 * 4 * 6 * 8
 
 
 # The table and the plan
 
+
 def test_the_table_is_that_of_the_settings(known):
     counted = {name: value for name, value, _, _ in costs.rows(costs.units_in(known)) if name.startswith("paper: ")}
-    assert {name for name in known if name.startswith("paper: ")} == counted.keys(), "count anew: benchmarks/costs.py --counted"
-    assert all(known[name] == pytest.approx(value, rel=2e-3) for name, value in counted.items()), "count anew: benchmarks/costs.py --counted"
+    assert {name for name in known if name.startswith("paper: ")} == counted.keys(), (
+        "count anew: benchmarks/costs.py --counted"
+    )
+    assert all(known[name] == pytest.approx(value, rel=2e-3) for name, value in counted.items()), (
+        "count anew: benchmarks/costs.py --counted"
+    )
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -92,40 +130,79 @@ def test_the_plan_asks_for_what_a_notebook_takes(section, known, plan):
     assert of(known, section, "memory") <= asked["memory_gib"] <= LIMIT
     assert of(known, section, "disk") + of(known, section, "disk while it trains") <= asked["disk_gb"]
     assert (of(known, section, "GPU") if asked["gpu"] else of(known, section, "two cores")) <= asked["hours"]
-    if of(known, section, "two cores") > 24: assert asked["gpu"] or section == "aoa/proposals"
+    if of(known, section, "two cores") > 24:
+        assert asked["gpu"] or section == "aoa/proposals"
 
 
 def test_loaders_need_no_more_than_is_counted():
     volume = costs.RESULTS / "volume.csv"
-    if not volume.is_file(): pytest.skip("benchmarks/volume.py has not been run")
+    if not volume.is_file():
+        pytest.skip("benchmarks/volume.py has not been run")
     names = {"Flickr30k": "flickr30k", "MSCOCO": "coco", "MSR-VTT": "msrvtt"}
-    with volume.open() as file: rows = [row for row in csv.DictReader(file) if row["name"].startswith("load ") and row["name"].endswith("whole, memory") and row["unit"] == "MiB"]
-    judged = [(float(row["value"]) / 1024, costs.LOADED[own]) for row in rows for name, own in names.items() if row["name"].startswith(f"load {name}")]
+    with volume.open() as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row["name"].startswith("load ") and row["name"].endswith("whole, memory") and row["unit"] == "MiB"
+        ]
+    judged = [
+        (float(row["value"]) / 1024, costs.LOADED[own])
+        for row in rows
+        for name, own in names.items()
+        if row["name"].startswith(f"load {name}")
+    ]
     assert judged and all(found <= counted for found, counted in judged)
 
 
 # On a GPU
 
+
 def test_all_units_run_on_a_device_that_is_not_there():
     import torch
     from stand_in_device import StandIn
     from units import smallest_sizes
+
     for unit in units(smallest_sizes()).values():
-        with StandIn(): unit.make(torch.device("cuda"))()
+        with StandIn():
+            unit.make(torch.device("cuda"))()
 
 
-BLOCKED = ("av", "zarr", "numcodecs", "nbdev", "papermill", "snakemake", "pycocoevalcap", "execnb", "fastcore", "defusedxml", "anywidget", "ipywidgets", "traitlets", "IPython", "nbformat")
+BLOCKED = (
+    "av",
+    "zarr",
+    "numcodecs",
+    "nbdev",
+    "papermill",
+    "snakemake",
+    "pycocoevalcap",
+    "execnb",
+    "fastcore",
+    "defusedxml",
+    "anywidget",
+    "ipywidgets",
+    "traitlets",
+    "IPython",
+    "nbformat",
+)
 
 
 def test_the_script_for_a_gpu_needs_no_package_besides_pytorchs():
     blocked = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
-    script = blocked + f"sys.path[:0] = [{str(ROOT / 'benchmarks')!r}, {str(ROOT / 'tests')!r}, {str(ROOT)!r}]\nimport gpu, test_gpu\nassert len(gpu.PARTS) == 7 and len(test_gpu.CASES) > 20"
+    folders = [str(ROOT / "benchmarks"), str(ROOT / "tests"), str(ROOT)]
+    wanted = "import gpu, test_gpu\nassert len(gpu.PARTS) == 7 and len(test_gpu.CASES) > 20"
+    script = f"{blocked}sys.path[:0] = {folders!r}\n{wanted}"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def measured(out: Path, *more: str) -> str:
-    done = subprocess.run([sys.executable, "benchmarks/gpu.py", "--smallest", "--out", str(out), *more], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "CGSALIENCY_DEVICE": "cpu", "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--smallest", "--out", str(out), *more],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CGSALIENCY_DEVICE": "cpu", "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -134,7 +211,11 @@ def test_what_stands_in_the_table_is_not_measured_again(tmp_path):
     out = tmp_path / "gpu.csv"
     first = measured(out, "--only", "products", "features")
     rows = list(csv.DictReader(out.open()))
-    assert "products: bf16" in first and any(row["name"].startswith("features: Inception-v3 features of an image, bf16") for row in rows) and all(row["machine"].endswith("smallest sizes") for row in rows)
+    assert (
+        "products: bf16" in first
+        and any(row["name"].startswith("features: Inception-v3 features of an image, bf16") for row in rows)
+        and all(row["machine"].endswith("smallest sizes") for row in rows)
+    )
     lost = [row for row in rows if row["name"] != "products: tf32"] + [rows[0] | {"machine": "another device"}]
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -143,9 +224,27 @@ def test_what_stands_in_the_table_is_not_measured_again(tmp_path):
     second = measured(out, "--only", "products", "features")
     assert "products: tf32" in second and "products: bf16" not in second and "features: VGG" not in second
     again = list(csv.DictReader(out.open()))
-    assert sorted(row["name"] for row in again) == sorted([row["name"] for row in rows] + [rows[0]["name"]]) and any(row["machine"] == "another device" for row in again)
+    assert sorted(row["name"] for row in again) == sorted([row["name"] for row in rows] + [rows[0]["name"]]) and any(
+        row["machine"] == "another device" for row in again
+    )
 
 
 def test_help_says_what_it_does():
-    done = subprocess.run([sys.executable, "benchmarks/gpu.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert all(part in done.stdout for part in ("tests", "products", "training", "features", "explaining", "decoding", "hours", "--smallest", "--again", "eight minutes"))
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert all(
+        part in done.stdout
+        for part in (
+            "tests",
+            "products",
+            "training",
+            "features",
+            "explaining",
+            "decoding",
+            "hours",
+            "--smallest",
+            "--again",
+            "eight minutes",
+        )
+    )
