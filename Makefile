@@ -71,11 +71,11 @@ SNAKEMAKE = $(BIN)/python -m snakemake --nolock --rerun-incomplete --quiet host 
 CHOSEN = --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
 
 # How many notebooks run side by side: as many as CORES, GPUs and memory allow; GPUS and MEMORY replace what is found. On a cluster the scheduler decides.
-LOCALLY = --cores $(CORES) --resources $$($(PYTHON) tools/limits.py "$(GPUS)" "$(MEMORY)")
+LIMITS = --resources $$($(PYTHON) tools/limits.py "$(GPUS)" "$(MEMORY)")
 
 reproducing:
-	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) first $(LOCALLY) $(CHOSEN))
-	@$(SNAKEMAKE) $(ARGS) $(if $(PROFILE),--profile profiles/$(PROFILE),$(LOCALLY)) $(CHOSEN)
+	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) --cores $(CORES) first $(LIMITS) $(CHOSEN))
+	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(LIMITS)) $(CHOSEN)
 
 # Its data are its own: a folder that is given is only linked to, and what it lacks is drawn beside the links.
 rehearse: setup  ## scale paper on a handful of drawn items: all notebooks at the papers' sizes, no GPU needed (36 minutes and 7 GiB on 2 cores); goes on where it was stopped
