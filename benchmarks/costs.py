@@ -5,8 +5,8 @@ One unit of each long job (`units.py`) is run at the papers' sizes in a process 
 of processor time, the most memory that the process had, its floating-point operations and the operators that it
 calls. How many units a notebook runs follows from the settings of the scale and the sizes of the official data sets.
 Memory adds to the largest of its units what the notebook holds besides: the records, captions, features that it
-keeps, and batches that are read ahead. Disk is what it leaves in the folder of artefacts, and what it needs while it
-trains.
+keeps, and batches that are read ahead. Where the rehearsal took more, what it took counts. Disk is what a notebook
+leaves in the folder of artefacts, and what it needs while it trains.
 
 No GPU is timed here. GPU hours are those of one that does 20 · 10¹² operations a second and starts 100,000 operators
 a second, whichever takes longer, a rule of thumb; images and videos are read by four processes of this machine's
@@ -604,6 +604,18 @@ def toybox_hours() -> dict[str, float]:
         }
 
 
+def rehearsed_memory() -> dict[str, float]:
+    "Return the GiB that each notebook had at most in the rehearsal, which has the papers' networks and images."
+    path = RESULTS / "rehearsal.csv"
+    if not path.is_file():
+        return {}
+    begin, end = "rehearsal: ", ", largest memory"
+    found = read_costs(path).items()
+    return {
+        name[len(begin) : -len(end)]: value for name, value in found if name.startswith(begin) and name.endswith(end)
+    }
+
+
 def hours(found: Counts, seconds: dict[str, float], host: dict[str, float], readers: int = READERS) -> float:
     "Return the hours of a notebook on a device, which waits for the processes that read where these take longer."
     device = sum(number * seconds[name] for name, number in found.items() if name not in HOST)
@@ -621,7 +633,7 @@ def table(
         for name, one in units.items()
         if "operations" in one
     }
-    modules, wanted = units["modules"]["memory"], counts(settings)
+    modules, wanted, rehearsed = units["modules"]["memory"], counts(settings), rehearsed_memory()
     parameters = {
         name.removeprefix("training step, "): one["parameters"] for name, one in units.items() if one.get("parameters")
     }
@@ -635,7 +647,7 @@ def table(
         )  # a checkpoint on its way to the disk
         held = kept(section, settings) / GIB + max([0.0, *(LOADED[name] for name in loads(section))]) + largest
         on_cpu = max([modules, *(units[name]["memory"] for name in found)]) + held
-        memory = max(on_cpu, modules + CUDA + held) if device else on_cpu
+        memory = max(on_cpu, modules + (CUDA if device else 0.0) + held, rehearsed.get(section, 0.0))
         disk, training = left(section, settings, parameters)
         yield f"paper: {section}, two cores", on_cores + alone, "h", "processor time here, on two cores"
         if device:

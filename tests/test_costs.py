@@ -134,6 +134,14 @@ def test_the_plan_asks_for_what_a_notebook_takes(section, known, plan):
         assert asked["gpu"] or section == "aoa/proposals"
 
 
+def test_no_notebook_took_more_in_the_rehearsal_than_is_counted(known):
+    found = costs.rehearsed_memory()
+    if not found:
+        pytest.skip("make rehearse has not been run")
+    assert found.keys() >= set(SECTIONS)
+    assert all(found[section] <= of(known, section, "memory") * 1.001 for section in SECTIONS)
+
+
 def test_loaders_need_no_more_than_is_counted():
     volume = costs.RESULTS / "volume.csv"
     if not volume.is_file():
