@@ -47,11 +47,8 @@ LOADED = {"flickr30k": 2.0, "coco": 4.0, "msrvtt": 1.5, "msvd": 1.0, "ucf101": 0
 AHEAD = 8  # batches that are held at the same time, being read, copied and computed with
 CUDA = 3.0  # GiB of main memory that CUDA's libraries take
 
-READ_IMAGE, READ_FRAME, PROPOSALS = (
-    "an image read and resized",
-    "a frame of a video read and resized",
-    "Edge Boxes of an image",
-)
+READ_IMAGE, READ_FRAME = "an image read and resized", "a frame of a video read and resized"
+PROPOSALS, DESCRIPTORS = "Edge Boxes of an image", "Inception-v3 features of an image"
 HOST = (READ_IMAGE, READ_FRAME, PROPOSALS)
 Counts = dict[str, float]
 
@@ -81,12 +78,7 @@ def counts(settings: dict[str, dict]) -> dict[str, Counts]:
 
 
 def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
-    image, train, val, test = (
-        "Inception-v3 features of an image",
-        FLICKR30K["train"],
-        FLICKR30K["val"],
-        FLICKR30K["test"],
-    )
+    image, (train, val, test) = DESCRIPTORS, FLICKR30K.values()
     epochs = settings["cgvs/captioner"]["training"]["epochs"]
     of_crops, sentences = steps(settings["cgvs/crops"], train, val), CAPTIONS * test
     films, frames = settings["cgvs/films"], settings["cgvs/films"]["frames"]
@@ -142,12 +134,7 @@ def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
 
 
 def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
-    image, train, val, test = (
-        "Inception-v3 features of an image",
-        FLICKR30K["train"],
-        FLICKR30K["val"],
-        FLICKR30K["test"],
-    )
+    image, (train, val, test) = DESCRIPTORS, FLICKR30K.values()
     ucf, thumos = total(UCF101) * FRAMES["UCF101"], total(THUMOS14) * FRAMES["THUMOS14"]
     own, frame = settings["ebr/frames"], "VGG-16 fc7 of a frame"
     training_frames = own["frames"] * UCF101["train"] + own["frames of films"] * THUMOS14["val"]
@@ -222,16 +209,8 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
 
 
 def _aoa(settings: dict[str, dict]) -> dict[str, Counts]:
-    gamma, found = (
-        "VGG-16 conv5 map of an image",
-        {
-            "aoa/eyes": {
-                "VGG-16 conv5 map of an image": total(COCO) + total(FLICKR30K),
-                READ_IMAGE: total(COCO) + total(FLICKR30K),
-            },
-            "aoa/proposals": {PROPOSALS: total(COCO)},
-        },
-    )
+    gamma, images = "VGG-16 conv5 map of an image", total(COCO) + total(FLICKR30K)
+    found = {"aoa/eyes": {gamma: images, READ_IMAGE: images}, "aoa/proposals": {PROPOSALS: total(COCO)}}
     for section in ("captioners", "kinds", "numbers", "flickr30k", "finetuned"):
         own, parts = settings[f"aoa/{section}"], FLICKR30K if section == "flickr30k" else COCO
         seeds, models = len(own["seeds"]), own.get("models") or {"transformers": {"eyes": own["eyes"]}}
@@ -260,7 +239,7 @@ def _aoa(settings: dict[str, dict]) -> dict[str, Counts]:
     }
     lookers = 2 * len(settings["aoa/table3"]["seeds"])
     found["aoa/table3"] = {
-        "Inception-v3 features of an image": test,
+        DESCRIPTORS: test,
         READ_IMAGE: test,
         "greedy caption, areas of attention, kinds/transformers": lookers * test,
         "greedy caption, soft attention": 2 * test,
@@ -277,7 +256,7 @@ def _face_to_face(settings: dict) -> Counts:
     explained, pixels, found = (
         settings["judged"] + settings["randomised"],
         settings["pixels"],
-        {READ_IMAGE: FLICKR30K["test"], "Inception-v3 features of an image": FLICKR30K["test"]},
+        {READ_IMAGE: FLICKR30K["test"], DESCRIPTORS: FLICKR30K["test"]},
     )
     alone = {
         "S2VT": {},
@@ -297,7 +276,7 @@ def _face_to_face(settings: dict) -> Counts:
         }
         found |= {label: explained for label in own}
         found[f"forward pass of a sentence in a batch, {name}"] = asked * explainers * (settings["judged"] + pixels)
-        found["Inception-v3 features of an image"] += asked * explainers * pixels
+        found[DESCRIPTORS] += asked * explainers * pixels
     return found
 
 
@@ -510,9 +489,10 @@ def operations(work: Callable[[], object]) -> tuple[float, int]:
 
 
 def most_memory() -> float:
-    "Return the GiB of main memory that this process had at most, by Linux' own count."
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20
+    "Return the GiB of main memory that this process had at most."
+    from memory import highest_memory
+
+    return highest_memory() / GIB
 
 
 def host_work(name: str) -> Callable[[], object]:

@@ -144,6 +144,17 @@ def largest_memory(device: torch.device, work: Callable[[], object]) -> float | 
     return torch.cuda.max_memory_allocated(device) / 2**30
 
 
+def time_rows(label: str, took: float, per_call: int) -> list[Row]:
+    "Return the seconds of one item and the items a second, where a call does so many."
+    return [(label, took / per_call, "s", ""), (f"{label}, rate", per_call / took, "1/s", "")]
+
+
+def memory_rows(label: str, device: torch.device, work: Callable[[], object]) -> list[Row]:
+    "Return what `largest_memory` finds as a row; none where that is not counted."
+    memory = largest_memory(device, work)
+    return [] if memory is None else [(f"{label}, largest memory", memory, "GiB", "of the device, with its models")]
+
+
 @contextmanager
 def survived(name: str) -> Iterator[None]:
     "Go on with the next unit where this one fails; the run says so at once, and at its end."
@@ -248,23 +259,12 @@ def each(
                 work = work or unit.make(device)
                 (took,) = median(device, work, seconds=chosen.seconds)
                 flops = costs.operations(work)[0] if flops is None else flops
-                rows += [
-                    (f"{part}: {name}, {precision}", took / unit.per_call, "s", ""),
-                    (f"{part}: {name}, {precision}, rate", unit.per_call / took, "1/s", ""),
-                ]
-                if (memory := largest_memory(device, work)) is not None:
-                    rows.append(
-                        (f"{part}: {name}, {precision}, largest memory", memory, "GiB", "of the device, with the model")
-                    )
-                if rate := table.values().get(f"products: {precision}"):
-                    rows.append(
-                        (
-                            f"{part}: {name}, {precision}, share of the device's rate",
-                            flops / took / 1e12 / rate,
-                            "",
-                            "a large matrix product in the same run",
-                        )
-                    )
+                label, rate = f"{part}: {name}, {precision}", table.values().get(f"products: {precision}")
+                rows += time_rows(label, took, unit.per_call) + memory_rows(label, device, work)
+                if rate:
+                    share = flops / took / 1e12 / rate
+                    against = "a large matrix product in the same run"
+                    rows.append((f"{label}, share of the device's rate", share, "", against))
             yield rows
         del work
         let_go(device)
@@ -336,29 +336,14 @@ def explaining(table: Table, device: torch.device, chosen: argparse.Namespace, c
             if clock.over():
                 return print(f"explaining: out of time at '{name}'; run again to go on")
             work, rows = None, []
-            with survived(f"explaining: {name}, float32"):
+            label = f"explaining: {name}, float32"
+            with survived(label):
                 forward = forward or every[against].make(device)
                 unit, work = every[name], every[name].make(device)
                 alone, took = median(device, forward, work, seconds=chosen.seconds)
-                rows += [
-                    (f"explaining: {name}, float32", took / unit.per_call, "s", ""),
-                    (f"explaining: {name}, float32, rate", unit.per_call / took, "1/s", ""),
-                    (
-                        f"explaining: {name}, multiple",
-                        took / unit.per_call * every[against].per_call / alone,
-                        "times",
-                        against,
-                    ),
-                ]
-                if (memory := largest_memory(device, work)) is not None:
-                    rows.append(
-                        (
-                            f"explaining: {name}, float32, largest memory",
-                            memory,
-                            "GiB",
-                            "of the device, with the models",
-                        )
-                    )
+                multiple = took / unit.per_call * every[against].per_call / alone
+                rows += time_rows(label, took, unit.per_call) + memory_rows(label, device, work)
+                rows.append((f"explaining: {name}, multiple", multiple, "times", against))
             yield rows
             del work
             let_go(device)

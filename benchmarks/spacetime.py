@@ -3,7 +3,7 @@
 A film of 26 frames × 64 cells and a sentence of 12 words, at the paper's sizes: 26 + 1,664 passes of one descriptor each, beside those of
 two of its frames one at a time and in small batches; and the largest memory of a process that does all of them on the CPU, asked to do them in one batch.
 """
-import resource, subprocess, sys
+import subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from cgsaliency.data.text import Vocabulary
 from cgsaliency.explain.spacetime import spacetime
 from cgsaliency.models.s2vt import S2VT
 from measure import main, seconds
+from memory import highest_memory
 
 FRAMES, SIDE, LENGTH = 26, 8, 12
 
@@ -31,10 +32,7 @@ def example(device: torch.device, words: int, **sizes: int) -> tuple[S2VT, Descr
 def peak(form: str) -> int:
     "The largest memory that this process has had, bytes, after it explained the film on the CPU with 10,000 words."
     spacetime(*example(torch.device("cpu"), 10_000), form, passes=10 ** 9)
-    status = Path("/proc/self/status")        # Linux says it of this program alone; `getrusage` gives a new process the largest memory of the one that started it
-    for line in status.read_text().splitlines() if status.is_file() else []:
-        if line.startswith("VmHWM"): return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return highest_memory()
 
 
 def fresh_peak(form: str) -> int:

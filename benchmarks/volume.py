@@ -144,28 +144,28 @@ def image_records(folder: Path) -> list[Any]:
     return [Record(str(number), folder / f"{number}.jpg", 640, 480) for number in range(round(123_287 * share))]
 
 
-def proposal_store(folder: Path) -> Any:
-    "A store of random boxes, written beforehand, of all images."
+def drawn_proposals(folder: Path, records: list[Any]) -> Any:
+    "Return a store whose files hold random boxes, as if they had been found; files that are there stay."
     import torch
     from cgsaliency.core.tensors import save_tensors
     from cgsaliency.data.proposals import ProposalStore
 
-    records = image_records(folder)
-    store = ProposalStore(folder / "proposals", records, most=BOXES)
+    store, draw = ProposalStore(folder, records, most=BOXES), torch.Generator().manual_seed(0)
+    size = torch.tensor([records[0].width, records[0].height])
     for path, about, own in store.blocks:
         if path.exists():
             continue
-        corners = torch.rand(len(own), BOXES, 2, 2).sort(2).values * torch.tensor([640.0, 480.0])
-        save_tensors(
-            path,
-            {
-                "boxes": corners.flatten(2),
-                "scores": torch.rand(len(own), BOXES),
-                "counts": torch.full((len(own),), BOXES),
-            },
-            "proposals",
-            about,
-        )
+        boxes = torch.rand(len(own), BOXES, 2, 2, generator=draw).sort(2).values * size
+        scores = torch.rand(len(own), BOXES, generator=draw)
+        counts = torch.full((len(own),), BOXES)
+        save_tensors(path, {"boxes": boxes.flatten(2), "scores": scores, "counts": counts}, "proposals", about)
+    return store
+
+
+def proposal_records(folder: Path) -> list[Any]:
+    "Records of all images, whose boxes have been written."
+    records = image_records(folder)
+    drawn_proposals(folder / "proposals", records)
     return records
 
 
@@ -179,7 +179,7 @@ def open_proposals(folder: Path, records: Any) -> int:
 def opened_proposals(folder: Path) -> Any:
     from cgsaliency.data.proposals import ProposalStore
 
-    records = proposal_store(folder)
+    records = proposal_records(folder)
     return records, ProposalStore(folder / "proposals", records, most=BOXES)
 
 
@@ -271,7 +271,7 @@ WORKS = {
         records_and_vocabulary, encode, lambda folder: parse(*captions_files(folder)), "json.load of the captions"
     ),
     "proposals: open the files of all images": Work(
-        proposal_store, open_proposals, read_proposals, "read() of the files"
+        proposal_records, open_proposals, read_proposals, "read() of the files"
     ),
     f"proposals: 200 batches of {BATCH} images": Work(
         opened_proposals, batches_of_boxes, read_some_proposals, f"read() of one image's bytes, {200 * BATCH} times"
@@ -296,30 +296,10 @@ MODULES = (  # imported before anything is measured
 )
 
 
-
-def highest_memory() -> int:
-    "Return the most bytes that this process has held since `forget_highest`."
-    import resource
-
-    try:
-        return next(
-            int(line.split()[1]) * 1024
-            for line in Path("/proc/self/status").read_text().splitlines()
-            if line.startswith("VmHWM")
-        )
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def forget_highest() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # then the memory of what was prepared counts, too
-
-
 def child(name: str, folder: Path, plain: bool) -> None:
     "Do one work, or its plain read, and print what it took."
+    from memory import forget_highest, highest_memory
+
     work = WORKS[name]
     if not plain:
         for module in MODULES:

@@ -1,6 +1,7 @@
 """Work that is done in a process of its own and dies at a chosen moment. One parent forks them all, so that torch is imported once."""
 import os, signal, sys
-from typing import Callable
+from pathlib import Path
+from typing import Callable, Sequence
 
 
 def forked(work: Callable) -> int:
@@ -41,3 +42,28 @@ def dying_at_rename(work: Callable, which: int, after: bool) -> None:
         if now: die()
     os.replace = replace
     work()
+
+
+def rename_moments(renames: int) -> list[str]:
+    "Return the names of the moments before and after each rename, in their order."
+    return [f"{which}-{after}" for which in range(renames) for after in (False, True)]
+
+
+def kill_at_each_rename(
+    folder: Path,
+    work: Callable[[Path, Path], object],   # of the folder that it works in and the file of its log
+    renames: int,                           # how many the work makes
+    again: Sequence[str] = ("second",),     # runs after the kill
+) -> None:
+    """Do the work undisturbed in folder/undisturbed, and in folder/MOMENT for each of `rename_moments`: killed there,
+    then to its end as often as asked. Logs are undisturbed.log, MOMENT.first and MOMENT.RUN. Raises AssertionError
+    where the work makes fewer or more renames."""
+    assert not killed(lambda: work(folder / "undisturbed", folder / "undisturbed.log"))
+    for moment in rename_moments(renames):
+        which, after = moment.split("-")
+        first = lambda: work(folder / moment, folder / f"{moment}.first")
+        assert killed(lambda: dying_at_rename(first, int(which), after == "True")), f"{moment}: no rename any more"
+        for run in again:
+            assert not killed(lambda: work(folder / moment, folder / f"{moment}.{run}"))
+    last = lambda: work(folder / "last", folder / "last.log")
+    assert not killed(lambda: dying_at_rename(last, renames, False)), "there are more moments than were tried"

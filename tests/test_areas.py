@@ -28,10 +28,10 @@ SIZES = {"words": 8, "hidden": 12, "dropout": 0.2}
 
 @pytest.fixture(scope="module")
 def drawn(toybox, tmp_path_factory):
-    "Records, vocabulary, captions, and boxes with which of them there are, of eight drawn pictures."
+    "Records, vocabulary, captions, and boxes of eight drawn pictures."
     records = load_flickr30k(toybox, "train").records[:8]
     vocabulary = Vocabulary.of([sentence.tokens for record in records for sentence in record.sentences])
-    boxes = ProposalStore(tmp_path_factory.mktemp("proposals"), records, most=12, none="whole").find(progress=False).boxes_of(records, views_of(records, "toyvgg"), 10)
+    boxes = ProposalStore(tmp_path_factory.mktemp("proposals"), records, most=12, none="whole").find(progress=False).boxes_of(records, views_of(records, "toyvgg"), 10)[0]
     return records, vocabulary, target_words(list(records), vocabulary, 12, 2), boxes
 
 
@@ -40,7 +40,7 @@ def taught(drawn, kind, folder, seed=0, pictures=False):
     records, vocabulary, captions, boxes = drawn
     torch.manual_seed(0)
     eyes = Eyes("toyvgg", num_classes=4)
-    sights = Sights.of_pictures(records, "toyvgg", *boxes) if pictures else seen_by(eyes, folder / "features", records, *boxes)
+    sights = Sights.of_pictures(records, "toyvgg", boxes) if pictures else seen_by(eyes, folder / "features", records, boxes)
     settings = {"network": "toyvgg", "kind": kind, "stride": 4, "num_classes": 4}
     return train_looker(folder / kind / str(seed), vocabulary, settings, SIZES, sights, captions, sights, captions, Recipe(epochs=3, batch_size=4, learning_rate=0.01, seed=seed), eyes.network.state_dict(), learns=pictures), sights
 

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from dying import dying_at_rename, killed
+from dying import kill_at_each_rename, rename_moments
 
 from cgsaliency.core.errors import BadInput
 from cgsaliency.models.features import FeatureStore, StoredValues
 
 IDS, SHAPE, BLOCK = [f"picture {i}" for i in range(23)], (3, 5), 4        # six blocks, the last of three
 BLOCKS = [IDS[k:k + BLOCK] for k in range(0, len(IDS), BLOCK)]
+RENAMES = 1 + len(BLOCKS)       # of the key, and of each block
 
 
 def features(names: list[str]) -> torch.Tensor:
@@ -34,17 +35,6 @@ def asked(log: Path) -> list[list[str]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def run_all(folder: Path) -> None:
-    "Kills before and after each rename: of the key, and of each block."
-    assert not killed(lambda: extract(folder / "undisturbed", folder / "undisturbed.log"))
-    for which in range(1 + len(BLOCKS)):
-        for after in (False, True):
-            name = f"{which}-{after}"
-            assert killed(lambda: dying_at_rename(lambda: extract(folder / name, folder / f"{name}.first"), which, after)), f"{name}: nothing was renamed any more"
-            for log in ("second", "third"): assert not killed(lambda: extract(folder / name, folder / f"{name}.{log}"))
-    assert not killed(lambda: dying_at_rename(lambda: extract(folder / "last", folder / "last.log"), 1 + len(BLOCKS), False)), "there are more moments than were tried"
-
-
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("extracted")
@@ -52,10 +42,7 @@ def extracted(tmp_path_factory) -> Path:
     return folder
 
 
-MOMENTS = [f"{which}-{after}" for which in range(1 + len(BLOCKS)) for after in (False, True)]
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", rename_moments(RENAMES))
 def test_killed_and_resumed_equals_undisturbed(extracted, moment):
     first, second, third = (asked(extracted / f"{moment}.{run}") for run in ("first", "second", "third"))
     resumed = store(extracted / moment)
@@ -195,4 +182,4 @@ def test_shapes_lists_and_unknown_pictures(tmp_path):
     assert not store(tmp_path).done.any()
 
 
-if __name__ == "__main__": run_all(Path(sys.argv[1]))
+if __name__ == "__main__": kill_at_each_rename(Path(sys.argv[1]), extract, RENAMES, ("second", "third"))

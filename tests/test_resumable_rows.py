@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from dying import dying_at_rename, killed
+from dying import kill_at_each_rename, rename_moments
 
 from cgsaliency.core.processes import begin_together, gathered, shared, wait_for_all
 from cgsaliency.evaluate.resumable import resumable_rows
@@ -12,6 +12,7 @@ from cgsaliency.evaluate.resumable import resumable_rows
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 KEY, ITEMS, CHUNK = {"steps": 32, "weights": "a digest"}, [f"image {i}" for i in range(11)], 3      # four chunks, the last of two
 CHUNKS = [ITEMS[k:k + CHUNK] for k in range(0, len(ITEMS), CHUNK)]
+RENAMES = 1 + len(CHUNKS)       # of the key, and of each chunk
 
 
 def judged(items: list[str]) -> list[dict]:
@@ -20,11 +21,12 @@ def judged(items: list[str]) -> list[dict]:
     return gathered(rows)
 
 
-def judge(folder: Path, log: Path) -> pd.DataFrame:
+def judge(folder: Path, log: Path) -> None:
+    "Notes in the log which chunks are made, and leaves the rows beside it."
     def make(items):
         with log.open("a") as file: file.write(json.dumps(items) + "\n")
         return judged(items)
-    return resumable_rows(folder, KEY, ITEMS, make, CHUNK)
+    resumable_rows(folder, KEY, ITEMS, make, CHUNK).to_parquet(log.with_suffix(".parquet"))
 
 
 def made(log: Path) -> list[list[str]]:
@@ -35,23 +37,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def kill_everywhere(folder: Path) -> None:
-    "Kills before and after each rename: of the key, and of each chunk."
-    assert not killed(lambda: judge(folder / "undisturbed", folder / "undisturbed.log"))
-    for which in range(1 + len(CHUNKS)):
-        for after in (False, True):
-            name = f"{which}-{after}"
-            assert killed(lambda: dying_at_rename(lambda: judge(folder / name, folder / f"{name}.first"), which, after)), f"{name}: nothing was renamed any more"
-            assert not killed(lambda: judge(folder / name, folder / f"{name}.second").to_parquet(folder / f"{name}.parquet"))
-    assert not killed(lambda: dying_at_rename(lambda: judge(folder / "last", folder / "last.log"), 1 + len(CHUNKS), False)), "there are more moments than were tried"
-
-
 def in_two_processes(folder: Path) -> None:
     "Judges in a process that a launcher started, and leaves the rows that it got."
     begin_together()
-    rank = os.environ["RANK"]
-    rows = judge(folder / "two", folder / f"two.{rank}.log")
-    rows.to_parquet(folder / f"two.{rank}.parquet")
+    judge(folder / "two", folder / f"two.{os.environ['RANK']}.log")
     wait_for_all()
 
 
@@ -64,10 +53,7 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
-MOMENTS = [f"{which}-{after}" for which in range(1 + len(CHUNKS)) for after in (False, True)]
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", rename_moments(RENAMES))
 def test_killed_and_taken_up_equals_undisturbed(runs, moment):
     first, second = (made(runs / f"{moment}.{run}") for run in ("first", "second"))
     which, after = moment.split("-")
@@ -86,4 +72,6 @@ def test_two_processes_leave_the_files_of_one(runs):
     for rank in (0, 1): pd.testing.assert_frame_equal(pd.read_parquet(runs / f"two.{rank}.parquet"), pd.DataFrame(judged(ITEMS)))
 
 
-if __name__ == "__main__": {"kills": kill_everywhere, "two": in_two_processes}[sys.argv[1]](Path(sys.argv[2]))
+if __name__ == "__main__":
+    kills = lambda folder: kill_at_each_rename(folder, judge, RENAMES)
+    {"kills": kills, "two": in_two_processes}[sys.argv[1]](Path(sys.argv[2]))

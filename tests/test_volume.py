@@ -15,7 +15,6 @@ from faults import refused
 
 from cgsaliency.core.geometry import View
 from cgsaliency.core.records import Record
-from cgsaliency.core.tensors import save_tensors
 from cgsaliency.data.coco import karpathy_splits, load_coco, read_listing
 from cgsaliency.data.flickr30k import load_flickr30k, read_splits
 from cgsaliency.data.msrvtt import load_msrvtt
@@ -136,25 +135,10 @@ def test_instances_are_read_without_their_outlines(folders):
 # Proposals
 
 
-def store_of(folder: Path, number: int, most: int = 100) -> tuple[list[Record], ProposalStore]:
-    "A store whose files hold random boxes, as if they had been found."
+def store_of(folder: Path, number: int) -> tuple[list[Record], ProposalStore]:
+    "Records, and a store whose files hold random boxes, as if they had been found."
     records = [Record(str(k), folder / f"{k}.jpg", 64, 48) for k in range(number)]
-    store = ProposalStore(folder, records, most=most)
-    draw = torch.Generator().manual_seed(0)
-    for path, about, own in store.blocks:
-        boxes = torch.rand(len(own), most, 2, 2, generator=draw).sort(2).values * torch.tensor([64.0, 48.0])
-        if not path.exists():
-            save_tensors(
-                path,
-                {
-                    "boxes": boxes.flatten(2),
-                    "scores": torch.rand(len(own), most),
-                    "counts": torch.full((len(own),), most),
-                },
-                "proposals",
-                about,
-            )
-    return records, store
+    return records, volume.drawn_proposals(folder, records)
 
 
 def test_proposals_are_opened_and_read_without_holding_them(tmp_path):

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.explanation import Explanation, Peak, peak
 from ..core.processes import gathered, shared
 from ..core.records import Record
@@ -75,7 +75,7 @@ def actor_rows(
                 distance = float(box_distance(torch.tensor([x, y], dtype=torch.float64), boxes[frame])) if peaks[frame] else inf
                 rows.append({"record": record.id, "class": name, "frame": frame, "x": x, "y": y, "distance": distance})
     rows = gathered(rows)
-    if not rows: raise BadInput("pointing at actors", "no frame was judged", "Check that the records' actions have boxes, in frames that are explained")
+    if not rows: raise NothingToJudge("pointing at actors", "no frame was judged", "Check that the records' actions have boxes, in frames that are explained")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/actor.ipynb #c5220af3

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.explanation import Explanation, distribution, merged
 from ..core.processes import gathered, shared
 from ..core.records import Phrase, Record, Sentence
@@ -74,7 +74,7 @@ def correctness_rows(
                 rows.append({"record": record.id, "sentence": number, "start": phrase.start, "stop": phrase.stop, "phrase": " ".join(sentence.words_of(phrase)), "chain": phrase.chain,
                              "categories": "/".join(categories_of(phrase)), "mass": max(masses), "uniform": float(mask.double().mean())})
     rows = [row for row in gathered(rows) if 0 < row["mass"] < 1 and 0 < row["uniform"] < 1]
-    if not rows: raise BadInput("attention correctness", "no phrase was judged", "Check that the records have phrases with boxes")
+    if not rows: raise NothingToJudge("attention correctness", "no phrase was judged", "Check that the records have phrases with boxes")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/correctness.ipynb #35ecd420

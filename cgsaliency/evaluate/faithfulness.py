@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.artefacts import digest
 from ..core.contracts import Captioner, Descriptors, at_rest, to_device_of
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.explanation import Explanation, in_pixels, merged
 from ..core.geometry import Grid, View
 from ..core.processes import gathered, shared
@@ -265,5 +265,5 @@ def faithfulness_rows(
                 rows.append({"record": record.id, "sentence": number, "start": question.phrase.start, "stop": question.phrase.stop, "phrase": question.words, "chain": question.phrase.chain,
                              "categories": "/".join(categories_of(question.phrase, reading)), "method": method, "deletion": deletion, "insertion": insertion, "whole": float(found.deletion[0]), "nothing": float(found.deletion[-1])})
     rows = gathered(rows)
-    if not rows: raise BadInput("faithfulness", "no phrase was judged", "Check that there are explainers, and that the records have phrases with boxes and words that the captioner knows")
+    if not rows: raise NothingToJudge("faithfulness", "no phrase was judged", "Check that there are explainers, and that the records have phrases with boxes and words that the captioner knows")
     return pd.DataFrame(rows)

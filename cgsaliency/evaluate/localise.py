@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEFINITIONS', 'anchored', 'best_window', 'probability_signs', 'interval_iou', 'in_seconds', 'localised_rows',
            'truths_of', 'judged_detections', 'average_precision', 'mean_average_precision', 'map_interval',
-           'TimeReading', 'units_in_time', 'temporal_pointing_rows', 'random_pointing']
+           'TimeReading', 'units_in_time', 'scores_in_clips', 'temporal_pointing_rows', 'random_pointing']
 
 # %% ../../nbs/evaluate/localise.ipynb #dc27e119
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.processes import gathered, shared
 from ..core.records import Action, Record
 from .intervals import Interval, draws, interval_of
@@ -88,7 +88,7 @@ def localised_rows(
             start, stop = localise(record, action)
             rows.append({"record": record.id, "class": action.name, "start": start, "stop": stop, "iou": float(interval_iou((start, stop), (action.start, action.stop)))})
     rows = gathered(rows)
-    if not rows: raise BadInput("localisation", "no action was judged", "Check that the records have actions that are not ambiguous")
+    if not rows: raise NothingToJudge("localisation", "no action was judged", "Check that the records have actions that are not ambiguous")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/localise.ipynb #62e5b23d
@@ -235,6 +235,22 @@ def units_in_time(
         found = {k: (own if reading.within == "own" else together)[begins[k]:begins[k] + lengths[k]] for k in counted}
         if found: yield from [found] if reading.unit == "annotation" else ({k: mask} for k, mask in found.items())
 
+# %% ../../nbs/evaluate/localise.ipynb #6d2cff6a
+def scores_in_clips(
+    score: Callable[[Tensor], Tensor],  # the scores of some clips, B × T, of their features, B × T × D
+    features: Tensor,                   # of a video's frames, T × D
+    rate: float,                        # frames a second
+    frames: int,                        # of a clip, ≥ 1
+    batch_size: int = 16,               # clips that are scored together
+) -> list[tuple[tuple[float, ...], Tensor]]:   # of each clip: times of its frames, seconds, and their scores
+    "Return the times and scores of a video's consecutive clips; the last one may be short (ebr, table 3)."
+    whole = len(features) // frames * frames
+    parts = [*features[:whole].unflatten(0, (-1, frames)).split(batch_size)] if whole else []
+    if whole < len(features): parts.append(features[whole:][None])
+    starts = range(0, len(features), frames)
+    scores = [own for part in parts for own in score(part)]
+    return [(tuple((start + t) / rate for t in range(len(own))), own) for start, own in zip(starts, scores)]
+
 # %% ../../nbs/evaluate/localise.ipynb #ee1b7a80
 def temporal_pointing_rows(
     explain: Callable[[Record, str], Sequence[tuple[tuple[float, ...], Tensor]]],   # of a record's class, for each clip of its film the times of T frames, seconds, and their T scores, such as `over_time`
@@ -252,7 +268,7 @@ def temporal_pointing_rows(
                 hit = any(peaks[k] is not None and bool(mask[peaks[k]]) for k, mask in found.items())
                 rows.append({"record": record.id, "class": name, "clips": "/".join(map(str, found)), "hit": hit, "random": 1 - float(np.prod([1 - mask.mean() for mask in found.values()]))})
     rows = gathered(rows)
-    if not rows: raise BadInput("pointing in time", "nothing was judged", "Check that the clips show some of the records' actions")
+    if not rows: raise NothingToJudge("pointing in time", "no action was judged", "Check that the clips show some of the records' actions")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/localise.ipynb #7026e82f

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.explanation import Explanation, distribution
 from ..core.geometry import Grid, View
 from ..core.processes import gathered, shared
@@ -127,7 +127,7 @@ def noun_rows(
                 elif row["mass"] > runs[-1]["mass"]: runs[-1] = row
             rows += runs
     rows = gathered(rows)
-    if not rows: raise BadInput("attention correctness of nouns", "no noun was judged", "Check that the sentences have nouns that occur in phrases with boxes")
+    if not rows: raise NothingToJudge("attention correctness of nouns", "no noun was judged", "Check that the sentences have nouns that occur in phrases with boxes")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/nouns.ipynb #7dab75b1

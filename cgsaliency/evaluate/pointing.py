@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.explanation import Explanation, merged, peak
 from ..core.geometry import in_any_box, union_area
 from ..core.processes import gathered, shared
@@ -117,7 +117,7 @@ def pointing_rows(
             rows.append({"record": record.id, "sentence": question.sentence, "start": question.phrase.start, "stop": question.phrase.stop, "phrase": question.words, "chain": question.phrase.chain,
                          "categories": "/".join(categories_of(question.phrase, reading)), "x": point.x if point else float("nan"), "y": point.y if point else float("nan"), "hit": hit})
     rows = gathered(rows)
-    if not rows: raise BadInput("pointing game", "no phrase was judged", "Check that the records have phrases with boxes")
+    if not rows: raise NothingToJudge("pointing game", "no phrase was judged", "Check that the records have phrases with boxes")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluate/pointing.ipynb #7eb657f3

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MADE_BY', 'WITHOUT', 'MODEL_FILES', 'imported_modules', 'rows_source', 'bare_code', 'code_digest', 'model_digest',
-           'rows_or_none', 'joined_rows', 'resumable_rows']
+           'rows_key', 'rows_or_none', 'joined_rows', 'resumable_rows']
 
 # %% ../../nbs/evaluate/resumable.ipynb #8553de3e
 import json, ast, os, re
@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..core.artefacts import digest, write_json, written_whole
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.processes import rank_and_size, shared, wait_for_all
 from ..core.records import Record
 
@@ -82,6 +82,19 @@ def model_digest(
     "Return a digest of the model's sizes, words and weights. Raises FileNotFoundError for a folder without weights."
     return digest(*(Path(folder) / name for name in MODEL_FILES if (Path(folder) / name).is_file() or name == MODEL_FILES[-1]))
 
+# %% ../../nbs/evaluate/resumable.ipynb #4c9de4f6
+def rows_key(
+    section: str,              # of the notebook that makes the rows, such as 'cgvs/table1'
+    settings: dict,            # of the notebook: all of them count
+    models: dict[Any, Path],   # folders of the trained captioners and recognisers that are asked, by name
+    cell: int = -1,            # which of its cells that make rows, as for `code_digest`
+    project: Path = Path(),    # folder of the project; a run's working folder by default
+    **others: Any,             # what else decides the rows, as JSON can hold it, such as digests of features
+) -> dict[str, Any]:
+    "Return the key of a paper notebook's rows, for `resumable_rows`. Raises FileNotFoundError as `code_digest` and `model_digest`."
+    code = code_digest(Path(project) / f"nbs/papers/{section}.ipynb", cell)
+    return {"code": code, "settings": settings, "models": {name: model_digest(folder) for name, folder in models.items()}, **others}
+
 # %% ../../nbs/evaluate/resumable.ipynb #fb5c1c7a
 @contextmanager
 def _one_process() -> Iterator[None]:
@@ -101,9 +114,7 @@ def rows_or_none(
 ) -> pd.DataFrame:
     "Return the rows that `judge` makes, an empty table where there was nothing to judge. Raises what it raises otherwise."
     try: return judge(*given, **named)
-    except BadInput as error:
-        if not error.what.endswith(" was judged"): raise
-        return pd.DataFrame()
+    except NothingToJudge: return pd.DataFrame()
 
 def joined_rows(
     tables: Iterable[pd.DataFrame],

@@ -12,7 +12,7 @@ from typing import Callable, Iterable
 import pandas as pd
 import torch
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, NothingToJudge
 from ..core.explanation import Explanation, merged, peak
 from ..core.geometry import in_any_box
 from ..core.processes import gathered, shared
@@ -59,5 +59,5 @@ def temporal_rows(
                 rows.append({"record": record.id, "sentence": number, "start": phrase.start, "stop": phrase.stop, "phrase": " ".join(sentence.words_of(phrase)), "chain": phrase.chain,
                              "categories": "/".join(phrase.categories), "frame": -1 if frame is None else frame, "hit": found is not None and visible[found.frame], "chance": sum(visible) / len(visible), "inside": inside})
     rows = gathered(rows)
-    if not rows: raise BadInput("pointing in time", "no phrase was judged", "Check that the records' phrases have frames, and that these are not all of the film")
+    if not rows: raise NothingToJudge("pointing in time", "no phrase was judged", "Check that the records' phrases have frames, and that these are not all of the film")
     return pd.DataFrame(rows)

@@ -22,7 +22,7 @@ from ..core.records import Record
 from ..core.run import best_device, device_of, to_device
 from ..data.text import Vocabulary, load_vocabulary, save_vocabulary
 from .decode import beam_search
-from .features import StoredValues
+from .features import LazyValues
 from .fit import Recipe, fit
 from .weights import load_weights, read_given, read_weights
 
@@ -130,7 +130,7 @@ def _floating(part: Any) -> Any:
 
 def held_out_loss(
     model: Captioning,
-    values: Tensor | StoredValues,   # pictures × m × D descriptors, of any precision
+    values: Tensor | LazyValues,   # pictures × m × D descriptors, of any precision
     captions: Tensor,    # pictures × k × n, of `target_words`
     batch: int = 64,     # pictures that are read together
 ) -> float:
@@ -145,7 +145,7 @@ def held_out_loss(
 def captions_of(
     model: Captioning,
     ids: Sequence[str],   # of the pictures
-    values: Tensor | StoredValues | tuple,  # pictures × m × D descriptors, of any precision; or all that `begin` takes
+    values: Tensor | LazyValues | tuple,  # pictures × m × D descriptors, of any precision; or all that `begin` takes
     beam: int = 5,        # 1 for greedy search
     batch: int = 64,      # pictures that are read together
     prepare: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = lambda parts: parts,   # what is made of a batch on the device, before the captioner reads it
@@ -170,7 +170,7 @@ def train_captioner(
     folder: Path,             # is made; a training that stands there is taken up
     vocabulary: Vocabulary,
     sizes: dict,              # of the captioner, as JSON can hold them
-    values: Tensor | StoredValues,   # pictures × m × D descriptors, of any precision; or what is indexed by numbers of pictures, as a tensor is
+    values: Tensor | LazyValues,   # pictures × m × D descriptors, of any precision; or what is indexed by numbers of pictures, as a tensor is
     captions: Tensor,         # pictures × k × n, of `target_words`
     recipe: Recipe = Recipe(),
     loss: Callable[[Captioning, Any], Tensor] = captioning_loss,  # of a batch: values, captions (a `Host`), and `more`
@@ -181,7 +181,6 @@ def train_captioner(
     progress: bool = True,
     prepared: Callable[[Captioning], object] = lambda model: None,  # called with the new captioner, such as what gives it weights to start from
     given: Sequence[str] = (),  # beginnings of the names of weights that are not trained and not stored, see `fit`
-    digests: Sequence[str] | None = None,  # of `more`, where they are too large to be read for one
 ) -> tuple[Captioning, list[dict]]:
     "The captioner with its best weights, and what was measured in each epoch; raises BadInput as `fit`."
     folder = Path(folder)
@@ -195,7 +194,7 @@ def train_captioner(
     def full(model: Captioning, batch: tuple[Any, ...]) -> Tensor:
         return loss(model, tuple(map(_floating, batch)))
     decides = {"kind": kind.__name__, "sizes": sizes, "vocabulary": digest(vocabulary.words), "captions": digest(captions.numpy().tobytes()), **(settings or {})}
-    if more: decides["more"] = list(digests or [digest(one.numpy().tobytes()) for one in more])
+    if more: decides["more"] = [one.key if isinstance(one, LazyValues) else digest(one.numpy().tobytes()) for one in more]
     history = fit(model, full, len(values), folder, recipe, score, better, batch, decides, given, progress=progress)
     write_json(folder / "sizes.json", sizes)
     save_vocabulary(vocabulary, folder / "vocabulary.json")

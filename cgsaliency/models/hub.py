@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.contracts import Descriptors, at_rest
 from ..core.errors import BadInput
 from ..core.geometry import Grid, View
+from ..core.run import best_device
 
 # %% ../../nbs/models/hub.ipynb #4e8059f4
 def measured_view(
@@ -262,7 +263,7 @@ def load_hub(
     dtype: str = "float32",
     offline: bool = False,  # whether only what was fetched before may be used
 ) -> HubCaptioner:
-    "The captioner in evaluation mode; weights are fetched where they are not yet here. Raises BadInput without transformers, for a name that cannot be fetched or read, and for a family that is not known."
+    "The captioner in evaluation mode, on the best device; weights are fetched where they are not yet here. Raises BadInput without transformers, for a name that cannot be fetched or read, and for a family that is not known."
     try: import transformers
     except ImportError: raise BadInput("transformers", "is not installed", 'Install it: pip install "cgsaliency[hub]"') from None
     given = {"local_files_only": offline}
@@ -276,7 +277,7 @@ def load_hub(
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BadInput(f"model '{name}'", f"cannot be loaded ({' '.join(str(error).split())[:200]})", "Check the name and the network, or give a folder with a model that was saved with save_pretrained") from None
     if hasattr(processor, "do_image_splitting"): processor.do_image_splitting = False
-    return HubCaptioner(model, processor, tokenizer, prompt, name=name).eval()
+    return HubCaptioner(model, processor, tokenizer, prompt, name=name).eval().to(best_device())
 
 def _class_of(transformers: Any, config: Any) -> type:
     fixed = {"blip": "BlipForConditionalGeneration", "git": "GitForCausalLM", "vision-encoder-decoder": "VisionEncoderDecoderModel"}

@@ -214,8 +214,9 @@ class Looker(Captioning):
         self.eyes, self.words = seen, Areas(vocabulary, seen.channels, seen.image, max_words=max_words, **sizes)
 
     def begin(self, gamma: Tensor, boxes: Tensor | None = None, there: Tensor | None = None) -> tuple[Tensor, ...]:
-        "The state before the first word; from γ and for proposals B × R boxes in input pixels, and B × R numbers above zero where there is one."
+        "The state before the first word; from γ and for proposals B × R boxes in input pixels, and B × R numbers above zero where there is one, by default where a box has an area."
         values, _, whole = self.eyes.look(gamma, boxes)
+        if there is None and boxes is not None: there = (boxes[..., 2:] > boxes[..., :2]).all(-1)
         return self.words.begin(values, whole, None if there is None else there > 0)
 
     def logits(self, state: tuple[Tensor, ...], words: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def show_regions(
     if tuple(weights.shape) != (len(regions),): raise BadInput("weights", f"have shape {tuple(weights.shape)}; expected one for each of {len(regions)} regions", "Give the weights of one word")
     view = regions.view
     show_marked(axis, blended(picture, torch.zeros(view.picture_height, view.picture_width), veil=0.15), view, boxes, pen=pen)
-    corners = view.to_picture(regions.corners.double()).cpu()
+    corners = view.to_picture(regions.corners.cpu().double())
     if not (weights.amax() == weights.amin() and len(weights) > most):      # all equal: none is the strongest
         for r in weights.argsort(descending=True, stable=True)[:most].flip(0).tolist():
             share = float(weights[r] / weights.max())
