@@ -152,6 +152,9 @@ class StandIn(TorchFunctionMode):
         self._open.enter_context(
             patch.object(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
         )  # there is no cuDNN
+        self._open.enter_context(
+            patch.object(torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", self._grouped)
+        )  # which is told the true device by C++
         self._open.enter_context(_Operations(self))
         super().__enter__()
         return self
@@ -159,6 +162,16 @@ class StandIn(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._open.close()
+
+    def _grouped(self, lists: list[list[Tensor]], with_indices: bool = False) -> dict:
+        "Group tensors by the device that they say they are on, and by type, as PyTorch does by their true device."
+        grouped: dict = {}
+        for place, row in enumerate(zip(*lists)):
+            own, places = grouped.setdefault((self.device_of(row[0]), row[0].dtype), ([[] for _ in lists], []))
+            for column, tensor in zip(own, row):
+                column.append(tensor)
+            places.append(place)
+        return grouped
 
     @contextmanager
     def again(self) -> Iterator[None]:
