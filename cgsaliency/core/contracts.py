@@ -127,7 +127,7 @@ class Seeing(Captioner, Protocol):
 def name_of(
     captioner: Any,
 ) -> str:
-    "What the captioner is called in errors and in files: its `kind`, or its class."
+    "Return what the captioner is called in errors and in files: its `kind`, or its class."
     return getattr(captioner, "kind", type(captioner).__name__)
 
 # %% ../../nbs/core/contracts.ipynb #3117fc33
