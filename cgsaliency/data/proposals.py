@@ -81,7 +81,9 @@ def forest_edges(
     picture: Image.Image,  # RGB
     model: Path,           # of a structured forest as OpenCV writes it, such as model.yml.gz
 ) -> tuple[np.ndarray, np.ndarray]:
-    "As `gradient_edges`, by a structured forest (Dollár and Zitnick 2013). Raises BadInput for a file that is missing, cut off or no forest."
+    """Return what `gradient_edges` does, found by a structured forest (Dollár and Zitnick 2013).
+
+    Raises BadInput for a file that is missing, cut off or no forest."""
     forest = _forest(Path(model), Path(model).stat().st_mtime_ns if Path(model).is_file() else 0)
     strength = forest.detectEdges(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
     return strength, forest.computeOrientation(strength)
