@@ -371,7 +371,7 @@ def kept(section: str, settings: dict[str, dict]) -> float:
     if section in ("ebr/table1", "ebr/figure1", "ebr/figure5", "ebr/figure6"):
         return 2 * FLOAT * 3 * 320 * 240 * max(FRAMES["UCF101"], 128)
     if section in ("aoa/captioners", "aoa/kinds", "aoa/numbers", "aoa/finetuned"):
-        boxes = 5 * FLOAT * total(COCO) * own["proposals"]["number"] if "proposals" in own else 0
+        boxes = AHEAD * 4 * FLOAT * own["proposals"]["number"] * batch["batch_size"] if "proposals" in own else 0
         return (
             AHEAD * FLOAT * max(CONV5, 3 * 224 * 224) * batch["batch_size"]
             + said(COCO["train"] + COCO["val"], own["captions"], own["max_words"])

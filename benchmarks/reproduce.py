@@ -1,50 +1,105 @@
-"""What `make reproduce` costs from nothing: time and the largest memory of all its processes together, when the first table stands, and the time of each notebook. `python benchmarks/reproduce.py`.
+"""Measure what `make reproduce` takes from nothing: `python benchmarks/reproduce.py [--scale NAME] [--data FOLDER]`.
 
-Writes into reports/ and artifacts/ of the project, which must not hold the scale yet.
+Time, the largest memory of all its processes together, when the first table stands, and time, memory and disk of each
+notebook. Writes into reports/ and artifacts/ of the project, which must not hold the scale yet. `--record` runs nothing
+and writes down the notebooks of a run that has ended.
 """
-import argparse, json, os, platform, subprocess, sys, time
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
 
+from cgsaliency.core.scales import load_scale
+from cgsaliency.reproduce.rehearsal import run_costs
 from measure import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results"
+PAPERS = ("cgvs", "ebr", "aoa")
+Row = tuple[str, float, str, str]
 
 
 def memory_of(process: psutil.Process) -> int:
-    "Bytes of the process and its children that nobody shares."
+    "Return the bytes of the process and its children that nobody shares."
     total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try: total += one.memory_full_info().uss
-        except psutil.Error: pass
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_full_info().uss
+        except psutil.Error:
+            pass
     return total
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", default="toybox")
-    parser.add_argument("--data", default="")
-    given = parser.parse_args()
-    there = [path for path in (ROOT / "reports" / given.scale, ROOT / "artifacts" / given.scale) if path.exists()]
-    if there: sys.exit(f"{there[0]}: stands there already; move it away to measure a run from nothing")
-    start, began, peak = time.monotonic(), time.time(), 0
-    running = subprocess.Popen(["make", "reproduce", f"SCALE={given.scale}", f"DATA={given.data}"], cwd=ROOT)
+def run(scale: str, data: str) -> tuple[float, float]:
+    "Run `make reproduce`; return its seconds and the largest memory of all its processes in GiB."
+    start, peak = time.monotonic(), 0
+    running = subprocess.Popen(["make", "reproduce", f"SCALE={scale}", f"DATA={data}"], cwd=ROOT)
     process = psutil.Process(running.pid)
     while running.poll() is None:
         peak = max(peak, memory_of(process))
-        time.sleep(10)     # looking through gigabytes takes its time too
-    if running.returncode: sys.exit(running.returncode)
-    took, where = round(time.monotonic() - start), f"{platform.machine()} CPU, {os.cpu_count()} cores"
-    reports = ROOT / "reports" / given.scale
+        time.sleep(10)  # to look through gigabytes takes its time, too
+    if running.returncode:
+        sys.exit(running.returncode)
+    return time.monotonic() - start, peak / 2**30
+
+
+def first_table(reports: Path, began: float) -> tuple[str, float]:
+    "Return the name of the table that stood first, and after how many seconds."
     tables = {path: path.stat().st_mtime - began for path in reports.glob("*/table*.csv") if ".claims" not in path.name}
-    first = min(tables, key=tables.get)
-    runs = {path.relative_to(reports).as_posix().removesuffix(".run.json"): json.loads(path.read_text()) for path in sorted(reports.rglob("*.run.json"))}
-    write_rows(ROOT / "benchmarks/results/reproduce.csv", where, [
-        (f"{given.scale}: make reproduce from nothing, after the installation", took, "s", ""),
-        (f"{given.scale}: until the first table stands ({first.relative_to(reports).with_suffix('')})", round(tables[first]), "s", ""),
-        (f"{given.scale}: largest memory of all processes", round(peak / 2 ** 30, 2), "GiB", ""),
-        (f"{given.scale}: disk of reports and artifacts", round(sum(path.stat().st_size for folder in (reports, ROOT / "artifacts" / given.scale) for path in folder.rglob("*") if path.is_file()) / 2 ** 30, 2), "GiB", ""),
-        *((f"{given.scale}: largest memory of a notebook of {paper}", max((run["memory_gib"] for name, run in runs.items() if name.startswith(f"{paper}/")), default=0.0), "GiB", "") for paper in ("cgvs", "ebr", "aoa")),
-        *((f"{given.scale}: all notebooks of {paper}, one after the other", round(sum(run["seconds"] for name, run in runs.items() if name.startswith(f"{paper}/"))), "s", "") for paper in ("cgvs", "ebr", "aoa"))], prefix=f"{given.scale}:")
-    write_rows(ROOT / "benchmarks/results/notebooks.csv", where, [(f"{given.scale}: {name}", run["seconds"], "s", "") for name, run in runs.items()], prefix=f"{given.scale}:")
+    first = min(tables, key=tables.__getitem__)
+    return first.relative_to(reports).with_suffix("").as_posix(), tables[first]
+
+
+def by_paper(scale: str, rows: list[Row]) -> list[Row]:
+    "Return for each paper the largest memory and the seconds of its notebooks."
+    found = []
+    for paper in PAPERS:
+        own = [(name, value, unit) for name, value, unit, _ in rows if name.startswith(f"{scale}: {paper}/")]
+        memory = max((value for name, value, _ in own if name.endswith(", largest memory")), default=0.0)
+        seconds = sum(value for _, value, unit in own if unit == "s")
+        found += [
+            (f"{scale}: largest memory of a notebook of {paper}", memory, "GiB", ""),
+            (f"{scale}: all notebooks of {paper}, one after the other", round(seconds), "s", ""),
+        ]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default="toybox")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--record", action="store_true", help="run nothing")
+    chosen = parser.parse_args()
+    scale, where = chosen.scale, f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    reports, artifacts = (ROOT / folder / scale for folder in ("reports", "artifacts"))
+    whole: list[Row] = []
+    if not chosen.record:
+        there = [path for path in (reports, artifacts) if path.exists()]
+        if there:
+            sys.exit(f"{there[0]}: stands there already; move it away to measure a run from nothing")
+        began = time.time()
+        took, memory = run(scale, chosen.data)
+        table, until = first_table(reports, began)
+        whole = [
+            (f"{scale}: make reproduce from nothing, after the installation", round(took), "s", ""),
+            (f"{scale}: until the first table stands ({table})", round(until), "s", ""),
+            (f"{scale}: largest memory of all processes", round(memory, 2), "GiB", ""),
+        ]
+    sections = [name for name in load_scale(ROOT / f"nbs/papers/scales/{scale}.yaml") if name != "all"]
+    rows = run_costs(reports, artifacts, sections, scale)
+    disk = [row for row in rows if row[0] == f"{scale}: disk of reports and artifacts"]
+    if whole:
+        whole += disk + by_paper(scale, rows)
+        write_rows(RESULTS / "reproduce.csv", where, whole, prefix=f"{scale}:")
+    of_notebooks = [row for row in rows if "notebook" not in row[0] and row not in disk]
+    write_rows(RESULTS / "notebooks.csv", where, of_notebooks, prefix=f"{scale}:")
+
+
+if __name__ == "__main__":
+    main()

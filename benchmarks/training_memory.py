@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from cgsaliency.models.s2vt import S2VT
 from cgsaliency.models.sequences import SequenceStore
 from cgsaliency.models.soft_attention import SoftAttention, attention_loss
 from measure import write_rows
+from memory import highest_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 FLICKR30K, COCO, CLIPS, FRAMES_OF_FILMS = 29_000, 113_287, 9_537, 200 * 24
@@ -149,20 +149,15 @@ TRAININGS: dict[str, Callable[[Path], torch.nn.Module]] = {
 }
 
 
-def peak() -> float:
-    "The most memory that this process has taken, GiB."
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def child(name: str) -> dict[str, float]:
     "Train in this process; GiB: the peak beyond the imports, and the model with gradients and moments."
     torch.set_num_threads(2)
-    start = peak()
+    start = highest_memory()
     with tempfile.TemporaryDirectory() as folder:
         model = TRAININGS[name](Path(folder))
     learned = sum(own.numel() for own in model.parameters() if own.requires_grad)
     frozen = sum(own.numel() for own in model.parameters() if not own.requires_grad)
-    return {"peak": peak() - start, "model": 4 * (4 * learned + frozen) / GIB}
+    return {"peak": (highest_memory() - start) / GIB, "model": 4 * (4 * learned + frozen) / GIB}
 
 
 def main() -> None:

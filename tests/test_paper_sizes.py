@@ -15,9 +15,24 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from units import DECODING, EXPLAINING, FEATURES, TRAINING, Sizes, paper_sizes, units
+from units import (
+    DECODING,
+    EXPLAINING,
+    FEATURES,
+    TRAINING,
+    Sizes,
+    area_models,
+    looker_of,
+    paper_sizes,
+    random_captions,
+    seen,
+    training_step,
+    units,
+)
 
 from cgsaliency.core.explanation import Explanation
+from cgsaliency.models.decode import greedy
+from cgsaliency.models.looking import looking_loss
 
 FEW = {"batch_size": 2, "captions": 2, "steps": 2}     # items, captions of each, points of integrated gradients
 
@@ -54,6 +69,27 @@ def test_at_the_papers_sizes(name):
     else:
         for values in tensors(result):
             assert values.isfinite().all() and values.abs().sum() > 0
+
+
+MOST_REGIONS = {"grid": ({"stride": 1}, 196), "transformers": ({"stride": 1}, 196), "proposals": ({}, 1000)}
+
+
+@pytest.mark.parametrize("kind", MOST_REGIONS)
+def test_captioners_bear_the_most_regions_that_the_paper_tries(kind):
+    torch.manual_seed(0)
+    own_eyes, regions = MOST_REGIONS[kind]
+    sizes, name = replace(SIZES, proposals=regions), {"grid": "captioners/full"}.get(kind, f"kinds/{kind}")
+    section, own = area_models(sizes.settings)[name]
+    own = own | {"eyes": own["eyes"] | own_eyes}
+    model = looker_of(sizes, section, own)
+    model.eyes.network.requires_grad_(False)
+    values, *more = seen(sizes, own, 2, torch.device("cpu"))
+    assert model.eyes.look(values, *more[:1])[0].shape[1] == regions
+    captions = random_captions(2, 2, 8, len(model.vocabulary), torch.device("cpu"))
+    loss = training_step(model, looking_loss, (values, captions, *more))()
+    assert math.isfinite(float(loss)) and float(loss) > 0
+    words, log_p = greedy(model, (values, *more), max_words=6)
+    assert len(words) == 2 and log_p.isfinite().all()
 
 
 def tensors(result: object) -> list[torch.Tensor]:

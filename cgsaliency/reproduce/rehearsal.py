@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COUNTS', 'VIDEO_COUNTS', 'UCF101_CLASSES', 'UCF101_GROUPS', 'THUMOS14_VIDEOS', 'ONLY_DRAWN', 'THUMOS14_FOLDERS',
            'DRAWERS', 'WEIGHTS', 'OFFICIAL', 'draw_weights', 'draw_data', 'flat_settings', 'shortened',
-           'shortened_data', 'run_costs', 'covered_seconds']
+           'shortened_data', 'run_costs', 'disk_of_notebooks', 'covered_seconds']
 
 # %% ../../nbs/reproduce/rehearsal.ipynb #rehears02
 import shutil
@@ -237,7 +237,9 @@ def run_costs(
     sections: list[str],     # of the scale
     prefix: str,             # of the rows' names, such as 'rehearsal'
 ) -> list[tuple[str, float, str, str]]:   # name, value, unit, relative_to
-    """Return time and memory of each notebook and of the run, and the disk that it takes.
+    """Return time, memory and disk of each notebook, and of the run as a whole.
+
+    A notebook's disk is what it leaves under its own name; what several share, such as features, has a row of its own.
 
     Raises BadInput where a notebook has not run to its end."""
     found, spans = {}, []
@@ -250,16 +252,38 @@ def run_costs(
         spans.append((ended - found[section]["seconds"], ended))
     every = f"{prefix}: all {len(found)} notebooks"
     most = max(found, key=lambda section: found[section]["memory_gib"])
-    files = [path for folder in (reports, artifacts) for path in Path(folder).rglob("*") if path.is_file()]
+    own_disk, shared_disk = disk_of_notebooks([Path(reports), Path(artifacts)], sections)
+    disk = sum(own_disk.values()) + sum(shared_disk.values())
     return [
         (f"{every}, side by side", round(covered_seconds(spans)), "s", ""),
         (f"{every}, one after the other", round(sum(one["seconds"] for one in found.values())), "s", ""),
         (f"{every}, processor time", round(sum(one["cpu_seconds"] for one in found.values())), "s", ""),
         (f"{prefix}: largest memory of a notebook", found[most]["memory_gib"], "GiB", most),
-        (f"{prefix}: disk of reports and artifacts", round(sum(path.stat().st_size for path in files) / 2**30, 2),
-         "GiB", ""),
+        (f"{prefix}: disk of reports and artifacts", round(disk / 2**30, 2), "GiB", ""),
         *((f"{prefix}: {section}", one["seconds"], "s", "") for section, one in found.items()),
-        *((f"{prefix}: {section}, largest memory", one["memory_gib"], "GiB", "") for section, one in found.items())]
+        *((f"{prefix}: {section}, largest memory", one["memory_gib"], "GiB", "") for section, one in found.items()),
+        *((f"{prefix}: {section}, disk", round(size / 2**30, 4), "GiB", "") for section, size in own_disk.items()),
+        *((f"{prefix}: shared {name}, disk", round(size / 2**30, 4), "GiB", "") for name, size in shared_disk.items())]
+
+def disk_of_notebooks(
+    folders: list[Path],     # reports/<scale> and artifacts/<scale>
+    sections: list[str],     # names of notebooks, such as 'cgvs/table1'
+) -> tuple[dict[str, int], dict[str, int]]:   # bytes by notebook, and by what lies under no notebook's name
+    "Return how much lies under each notebook's name: NAME.ipynb, NAME.json, NAME/... A link counts nothing."
+    own, shared = dict.fromkeys(sections, 0), {}
+    for folder in folders:
+        for path in Path(folder).rglob("*"):
+            if path.is_symlink() or not path.is_file():
+                continue
+            parts = path.relative_to(folder).parts
+            names = ["/".join((*parts[:depth], parts[depth].split(".")[0])) for depth in range(min(2, len(parts)))]
+            section = next((name for name in names if name in own), None)
+            if section:
+                own[section] += path.stat().st_size
+            else:
+                name = "/".join(parts[:2] if len(parts) > 2 else parts[:1])
+                shared[name] = shared.get(name, 0) + path.stat().st_size
+    return own, dict(sorted(shared.items()))
 
 def covered_seconds(
     spans: list[tuple[float, float]],   # of each notebook: when it began and ended, seconds
