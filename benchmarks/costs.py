@@ -510,7 +510,10 @@ def host_work(name: str) -> Callable[[], object]:
         return Image.fromarray(noise[k]).resize((width, height), Image.Resampling.BICUBIC)
 
     if name == PROPOSALS:
-        return lambda: edge_boxes(photograph(0, 500, 375), 100)
+        from units import paper_settings
+
+        most = paper_settings()["aoa/proposals"]["most"]
+        return lambda: edge_boxes(photograph(0, 500, 375), most)
     folder = Path(tempfile.mkdtemp())
     if name == READ_IMAGE:
         photograph(0, 500, 375).save(folder / "0.jpg", quality=90)
@@ -580,7 +583,7 @@ def toybox_hours() -> dict[str, float]:
         return {
             row["name"].removeprefix("toybox: "): float(row["value"]) / 3600
             for row in csv.DictReader(file)
-            if row["name"].startswith("toybox: ")
+            if row["name"].startswith("toybox: ") and row["unit"] == "s"
         }
 
 
