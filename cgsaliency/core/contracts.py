@@ -108,7 +108,10 @@ class Attentive(Captioner, Protocol):
 # %% ../../nbs/core/contracts.ipynb #7d4941f9
 @runtime_checkable
 class Seeing(Captioner, Protocol):
-    "A captioner that can be shown pictures. It may say besides: `kind`, its name; `frames`, how many of a film it reads; `reads_means`, whether it reads films alone, one vector a frame."
+    """A captioner that can be shown pictures.
+
+    It may say besides: `kind`, its name; `frames`, how many of a film it reads; `reads_means`, whether it reads films
+    alone, one vector a frame."""
 
     def describe(
         self,

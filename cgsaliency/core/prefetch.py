@@ -27,7 +27,9 @@ def prefetch(
         yield from map(make, items)
         return
     device = torch.cuda.current_device() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    on_its_device = dict(initializer=torch.cuda.set_device, initargs=(device,)) if device is not None else {}      # a thread begins on the first GPU
+    on_its_device = (
+        dict(initializer=torch.cuda.set_device, initargs=(device,)) if device is not None else {}
+    )  # a thread begins on the first GPU
     remaining, pool = iter(items), ThreadPoolExecutor(1, "prefetch", **on_its_device)
     try:
         waiting = deque(pool.submit(make, item) for item in islice(remaining, ahead))
@@ -59,7 +61,9 @@ def batches_on(
     items: Iterable[Any],
     ahead: int | None = None,     # batches that are made ahead of time; 2 on a CUDA device and 0 elsewhere by default
 ) -> Iterator[Any]:
-    "Yield the batches of the items on the device; on CUDA they are made, pinned and copied ahead of time. Raises what `make` raises."
+    """Yield the batches of the items on the device; on CUDA they are made, pinned and copied ahead of time.
+
+    Raises what `make` raises."""
     pinned = device.type == "cuda" and torch.cuda.is_available()
     def made(item: Any) -> Any: return pin(make(item)) if pinned else make(item)
     if ahead is None: ahead = 2 if pinned else 0

@@ -26,9 +26,14 @@ def rank_and_size() -> tuple[int, int]:
 # %% ../../nbs/core/processes.ipynb #fe436f28
 def device_for_all() -> torch.device:
     """Return the kind of device that several processes compute on: CUDA or the CPU.
-    Raises BadInput for more processes than GPUs, and where `CGSALIENCY_DEVICE` names one GPU for all, or a device of another kind."""
+
+    Raises BadInput for more processes than GPUs, and where `CGSALIENCY_DEVICE` names one GPU for all, or a device of
+    another kind."""
     device, named = best_device(), os.environ.get(DEVICE_VARIABLE)
-    where, remedy = f"environment variable {DEVICE_VARIABLE}", "Choose cuda or cpu, or leave it out; or start one process"
+    where, remedy = (
+        f"environment variable {DEVICE_VARIABLE}",
+        "Choose cuda or cpu, or leave it out; or start one process",
+    )
     if named and (device.index is not None or device.type not in ("cuda", "cpu")):
         raise BadInput(where, f"names '{named}' for {rank_and_size()[1]} processes", remedy)
     if device.type != "cuda":
@@ -40,7 +45,9 @@ def device_for_all() -> torch.device:
     return device
 
 def begin_together() -> None:
-    "Let the processes find each other, and give each its GPU; one process alone has nothing to do. Raises BadInput as `device_for_all`."
+    """Let the processes find each other, and give each its GPU; one process alone has nothing to do.
+
+    Raises BadInput as `device_for_all`."""
     if rank_and_size()[1] > 1:
         _state()
 

@@ -33,10 +33,19 @@ def seed_everything(
 DEVICE_VARIABLE = "CGSALIENCY_DEVICE"
 
 def best_device() -> torch.device:
-    "Return the device to compute on: the one that `CGSALIENCY_DEVICE` names, else CUDA where there is one, then MPS, then the CPU. Raises BadInput for a name that is no device."
+    """Return the device to compute on: the one that `CGSALIENCY_DEVICE` names, else CUDA where there is one, then MPS,
+    then the CPU.
+
+    Raises BadInput for a name that is no device."""
     if name := os.environ.get(DEVICE_VARIABLE):
-        try: return torch.device(name)
-        except RuntimeError: raise BadInput(f"environment variable {DEVICE_VARIABLE}", f"names '{name}', which is no device", "Choose cpu, cuda, cuda:1 or mps, or leave it out") from None
+        try:
+            return torch.device(name)
+        except RuntimeError:
+            raise BadInput(
+                f"environment variable {DEVICE_VARIABLE}",
+                f"names '{name}', which is no device",
+                "Choose cpu, cuda, cuda:1 or mps, or leave it out",
+            ) from None
     if torch.cuda.is_available(): return torch.device("cuda")
     if torch.backends.mps.is_available(): return torch.device("mps")
     return torch.device("cpu")
@@ -45,7 +54,8 @@ def device_of(
     model: Any,                                        # a torch module, or anything with a `device`
     default: torch.device = torch.device("cpu"),       # of a model that says neither
 ) -> torch.device:
-    "Return the device that the model computes on: of its first parameter or buffer, else its attribute `device`, else the default."
+    """Return the device that the model computes on: of its first parameter or buffer, else its attribute `device`,
+    else the default."""
     if isinstance(model, torch.nn.Module):
         for tensors in (model.parameters(), model.buffers()):
             first = next(iter(tensors), None)
@@ -58,7 +68,8 @@ def to_device(
     device: torch.device,
 ) -> Any:
     "Return the batch with every tensor on the device; copies from pinned memory do not wait."
-    if isinstance(batch, torch.Tensor): return batch.to(device, non_blocking=batch.device.type == "cpu" and batch.is_pinned())
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=batch.device.type == "cpu" and batch.is_pinned())
     if isinstance(batch, (tuple, list)): return type(batch)(to_device(part, device) for part in batch)
     if isinstance(batch, dict): return {name: to_device(part, device) for name, part in batch.items()}
     return batch
@@ -76,12 +87,16 @@ def free_bytes(
 PRECISIONS = ("float32", "tf32", "bf16")
 _chosen = {"precision": "float32", "compile": False}
 
-def _backends() -> tuple[Any, ...]: return torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+def _backends() -> tuple[Any, ...]:
+    return torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+
 
 def set_precision(
     name: str,   # of PRECISIONS
 ) -> None:
-    "Choose how products of float32 tensors are computed on CUDA, and whether `mixed_precision` does anything. Raises BadInput for another name."
+    """Choose how products of float32 tensors are computed on CUDA, and whether `mixed_precision` does anything.
+
+    Raises BadInput for another name."""
     if name not in PRECISIONS: raise BadInput("precision", f"is '{name}'", f"Choose one of {', '.join(PRECISIONS)}")
     _chosen["precision"] = name
     for backend in _backends(): backend.fp32_precision = "ieee" if name == "float32" else "tf32"
@@ -93,7 +108,8 @@ def precision() -> str:
 def mixed_precision(
     device: torch.device,   # on which the block computes
 ) -> torch.autocast:
-    "Return a context in which matrix products and convolutions are computed in bfloat16, where the precision 'bf16' was chosen; else one without effect."
+    """Return a context in which matrix products and convolutions are computed in bfloat16, where the precision 'bf16'
+    was chosen; else one without effect."""
     return torch.autocast(device.type, torch.bfloat16, enabled=_chosen["precision"] == "bf16")
 
 @contextmanager

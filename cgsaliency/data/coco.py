@@ -27,7 +27,9 @@ def tokens_of(
     caption: str,  # as people wrote it
 ) -> tuple[str, ...]:
     "The words as the authors of aoa make them: lower case, ASCII punctuation deleted, 'cannot' in two; () where none is left."
-    return tuple(map(sys.intern, _TWO_IN_ONE.sub(r"\1 ", caption.lower().translate(_NO_PUNCTUATION)).split()))    # one string a word, not one each time
+    return tuple(
+        map(sys.intern, _TWO_IN_ONE.sub(r"\1 ", caption.lower().translate(_NO_PUNCTUATION)).split())
+    )  # one string a word, not one each time
 
 # %% ../../nbs/data/coco.ipynb #887f1831
 AGAIN = "Fetch MSCOCO's annotations again"
@@ -52,7 +54,9 @@ class Listing:
 def read_listing(
     path: Path,  # captions_*.json or instances_*.json
 ) -> Listing:
-    "The file, without outlines and addresses. Raises BadInput where it is missing, cut off or of another kind, and for ids that are given twice."
+    """The file, without outlines and addresses.
+
+    Raises BadInput where it is missing, cut off or of another kind, and for ids that are given twice."""
     content = _read(path, "images", "annotations", *(["categories"] if Path(path).name.startswith("instances") else []))
     images, said, taken = {}, {}, set()
     for number, image in enumerate(content["images"]):
@@ -64,23 +68,34 @@ def read_listing(
         if id in taken: raise BadInput(f"{path}, annotation {number}", f"id {id} is given to two annotations", AGAIN)
         taken.add(id)
         said.setdefault(image, []).append((number, annotation))
-    categories = {_id_of(one, "id", f"{path}, category ", number): str(one.get("name")) for number, one in enumerate(content.get("categories", []))}
+    categories = {
+        _id_of(one, "id", f"{path}, category ", number): str(one.get("name"))
+        for number, one in enumerate(content.get("categories", []))
+    }
     return Listing(Path(path), images, said, categories)
 
 def _read(path: Path, *lists: str) -> dict:
-    try: content = json.loads(read_text(path, "Fetch it, it belongs to MSCOCO's annotations"), object_hook=_without_unused)
-    except json.JSONDecodeError as error: raise BadInput(path, f"is not whole JSON ({error})", "Fetch the file again") from None
+    try:
+        content = json.loads(
+            read_text(path, "Fetch it, it belongs to MSCOCO's annotations"), object_hook=_without_unused
+        )
+    except json.JSONDecodeError as error:
+        raise BadInput(path, f"is not whole JSON ({error})", "Fetch the file again") from None
     for name in lists:
         if not isinstance(content, dict) or not isinstance(content.get(name), list): raise BadInput(path, f"is JSON of another kind: it has no list '{name}'", "Fetch the official file of that name")
     return content
 
-UNUSED = frozenset(("segmentation", "sentences", "sentids", "coco_url", "flickr_url", "date_captured"))   # nine tenths of the memory
+UNUSED = frozenset(
+    ("segmentation", "sentences", "sentids", "coco_url", "flickr_url", "date_captured")
+)  # nine tenths of the memory
+
 
 def _without_unused(found: dict) -> dict: return {name: value for name, value in found.items() if name not in UNUSED}
 
 def _id_of(found: dict, field: str, where: str, number: int) -> int:
     id = found.get(field) if isinstance(found, dict) else None
-    if not isinstance(id, int): raise BadInput(f"{where}{number}", f"field '{field}' is missing or no whole number", AGAIN)
+    if not isinstance(id, int):
+        raise BadInput(f"{where}{number}", f"field '{field}' is missing or no whole number", AGAIN)
     return id
 
 # %% ../../nbs/data/coco.ipynb #5793db79
@@ -192,7 +207,12 @@ def _pictures(folder: Path, listings: list[Listing], splits: Splits, part: str, 
             if str(stray) not in known: yield str(stray), partial(_refuse_stray, listing, stray)
 
 def _refuse_stray(listing: Listing, id: int) -> None:
-    raise BadInput(listing.place(listing.said[id][0][0]), f"speaks of image {id}, which the file does not list", "Fetch the file again, or leave it out with broken='skip'")
+    raise BadInput(
+        listing.place(listing.said[id][0][0]),
+        f"speaks of image {id}, which the file does not list",
+        "Fetch the file again, or leave it out with broken='skip'",
+    )
+
 
 def _record(folder: Path, id: str, listing: Listing | None, boxed: dict[Path, Listing], captions: dict, things: dict | None) -> Record:
     if listing is None: raise BadInput(folder / "annotations", f"no captions file lists picture {id} of the split", "Fetch the captions of both training and validation, or leave it out with broken='skip'")
@@ -202,12 +222,17 @@ def _record(folder: Path, id: str, listing: Listing | None, boxed: dict[Path, Li
     path = folder / listing.path.stem.removeprefix("captions_") / image["file_name"]
     if not path.is_file(): raise BadInput(path, "there is no such picture", "Fetch MSCOCO's pictures, or leave it out with broken='skip'")
     if not said: raise BadInput(where, "has no caption", f"{AGAIN}, or leave it out with broken='skip'")
-    tokens = [tokens_of(annotation["caption"]) if isinstance(annotation.get("caption"), str) else () for _, annotation in said]
+    tokens = [
+        tokens_of(annotation["caption"]) if isinstance(annotation.get("caption"), str) else () for _, annotation in said
+    ]
     for (number, _), words in zip(said, tokens):
         if not words: raise BadInput(listing.place(number), "field 'caption' is missing or has no words", AGAIN)
     captions[id] = tuple(annotation["caption"].strip() for _, annotation in said)
     if things is not None:
         own = boxed[listing.path]
         if int(id) not in own.images: raise BadInput(own.path, f"does not list image {id}, as {listing.path.name} does", AGAIN)
-        things[id] = tuple(instance_of(annotation, own.categories, image["width"], image["height"], own.place(number)) for number, annotation in own.said.get(int(id), []))
+        things[id] = tuple(
+            instance_of(annotation, own.categories, image["width"], image["height"], own.place(number))
+            for number, annotation in own.said.get(int(id), [])
+        )
     return Record(id, path, image["width"], image["height"], tuple(Sentence(words) for words in tokens))

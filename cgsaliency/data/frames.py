@@ -111,7 +111,9 @@ def _times_of(stamps: Sequence[float | None]) -> tuple[float, ...]:
     ordered = sorted(stamps)
     return tuple(stamp - ordered[0] for stamp in ordered)
 
-def _no_frame(path: Path) -> BadInput: return BadInput(path, "has no frame", "Fetch the file again, or leave the video out")
+def _no_frame(path: Path) -> BadInput:
+    return BadInput(path, "has no frame", "Fetch the file again, or leave the video out")
+
 
 def video_times(
     path: Path,                           # of a video file
@@ -176,7 +178,9 @@ class _Images:
         self.size, self.colors = size, VideoReformatter()
 
     def __call__(self, frame: "av.VideoFrame") -> Image.Image:
-        image = self.colors.reformat(frame, format="rgb24", threads=1).to_image()    # small frames: threads cost more than they save
+        image = self.colors.reformat(
+            frame, format="rgb24", threads=1
+        ).to_image()  # small frames: threads cost more than they save
         return image if self.size is None else image.resize(self.size, Image.Resampling.BICUBIC)
 
 class _Observed:
@@ -226,17 +230,23 @@ def read_frames(
     if count is not None: taken = {k: images(held[k]) for k in set(wanted)} if held else _taken(path, wanted, images)
     return _clip(taken, wanted, times, seen.width, seen.height)
 
-def _clip(taken: dict[int, Image.Image], wanted: Sequence[int], times: Sequence[float], width: int, height: int) -> Clip:
-    return Clip(tuple(taken[k] for k in wanted), tuple(times[k] for k in wanted), tuple(wanted), len(times), width, height)
+def _clip(
+    taken: dict[int, Image.Image], wanted: Sequence[int], times: Sequence[float], width: int, height: int
+) -> Clip:
+    return Clip(
+        tuple(taken[k] for k in wanted), tuple(times[k] for k in wanted), tuple(wanted), len(times), width, height
+    )
 
 # %% ../../nbs/data/frames.ipynb #aa4a29ae
 def frames_in_chunks(
-    path: Path,                             # of a video file
-    chunk_size: int = 64,                   # frames of a chunk, ≥ 1; the last may have fewer
-    size: tuple[int, int] | None = None,    # width, height to which each is scaled; as they are by default
-    index: "VideoIndex | None" = None,      # to which the times of the frames are added when the last one has been decoded
+    path: Path,  # of a video file
+    chunk_size: int = 64,  # frames of a chunk, ≥ 1; the last may have fewer
+    size: tuple[int, int] | None = None,  # width, height to which each is scaled; as they are by default
+    index: "VideoIndex | None" = None,  # to which the times of the frames are added when the last one has been decoded
 ) -> Iterator[list[Image.Image]]:
-    "Decode all frames in their order, a chunk at a time. Raises BadInput as `video_times`, for a broken frame after the chunks before it."
+    """Decode all frames in their order, a chunk at a time.
+
+    Raises BadInput as `video_times`, for a broken frame after the chunks before it."""
     if chunk_size < 1: raise BadInput("chunk_size", f"is {chunk_size}", "Ask for at least one frame")
     images, seen, chunk = _Images(size), _Observed(path), []
     for _, frame in seen.frames():

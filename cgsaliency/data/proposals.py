@@ -187,7 +187,8 @@ class _Search:
     def __init__(self, method: str, settings: dict): self.method, self.settings = method, settings
 
     def __call__(self, picture: tuple[Path, int, int]) -> tuple[np.ndarray, np.ndarray, float]:
-        "Return the boxes, their scores, and the seconds that the search took, of a file and its annotated width and height."
+        """Return the boxes, their scores, and the seconds that the search took, of a file and its annotated width and
+        height."""
         path, width, height = picture
         if parent_process() is not None: cv2.setNumThreads(1)     # the workers are as many as there are cores
         image = read_picture(path)
@@ -215,7 +216,12 @@ class ProposalStore:
         if strange: raise BadInput("proposals", f"{method} has no setting '{strange[0]}'", f"Choose among {', '.join(chosen)}")
         _refuse_strange(most, none, "proposals")
         if not records: raise BadInput("proposals", "there is no picture to look at", "Check the data set's splits")
-        self.folder, self.method, self.none, self.settings = Path(folder), method, none, {**chosen, **settings, "most": most}
+        self.folder, self.method, self.none, self.settings = (
+            Path(folder),
+            method,
+            none,
+            {**chosen, **settings, "most": most},
+        )
         model = self.settings.get("model")
         if model is not None and not Path(model).is_file(): raise BadInput(model, "there is no such model", "Correct the path, or leave it out")
         said = self.settings if model is None else {**self.settings, "model": digest(Path(model))}
@@ -230,51 +236,79 @@ class ProposalStore:
 
     def find(
         self,
-        progress: bool = True,        # whether a progress bar is shown
-        workers: int | None = None,   # processes that search; by default as many as there are cores, where that pays; 0: this process does it
+        progress: bool = True,  # whether a progress bar is shown
+        workers: int | None = None,   # processes that search; one a core by default, where that pays; 0: this one
     ) -> "ProposalStore":
-        """Return the store with every file written; only missing ones are made, with the same boxes whatever the number of workers.
+        """Return the store with every file written; only missing ones are made.
 
-        Raises BadInput for pictures that cannot be read, for files that are broken, and where a picture has no proposal and none is 'refuse'."""
+        The boxes are the same whatever the number of workers. Raises BadInput for pictures that cannot be read, for
+        files that are broken, and where a picture has no proposal and none is 'refuse'."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):    # of two processes that want the same proposals one finds them, the other waits
             missing = [block for block in self.blocks if not block[0].exists()]
             records = [record for _, _, own in missing for record in own]
             if workers is None: workers = usable_cpus() if len(records) >= FEW else 0
-            found = ordered_map(_Search(self.method, self.settings), [(record.path, record.width, record.height) for record in records], workers)
+            found = ordered_map(
+                _Search(self.method, self.settings),
+                [(record.path, record.width, record.height) for record in records],
+                workers,
+            )
             with tqdm(total=len(records), desc="proposals", disable=not progress or not missing) as bar:
                 for path, about, own in missing: self._write(path, about, own, found, bar)
-        empty = [id for k, (_, _, own) in enumerate(self.blocks) for id, count in zip((record.id for record in own), self._rows(k, range(len(own)), ("counts",))[0].tolist()) if count == 0]
+        empty = [
+            id
+            for k, (_, _, own) in enumerate(self.blocks)
+            for id, count in zip((record.id for record in own), self._rows(k, range(len(own)), ("counts",))[0].tolist())
+            if count == 0
+        ]
         if empty and self.none == "refuse": raise BadInput(f"picture '{empty[0]}'", f"has no proposal, as {len(empty)} of {len(self.place)} pictures", "Leave them out, or take them whole with none='whole'")
         return self
 
-    def _write(self, path: Path, about: dict, records: Sequence[Record], found: Iterator[tuple[np.ndarray, np.ndarray, float]], bar: tqdm) -> None:
+    def _write(
+        self,
+        path: Path,
+        about: dict,
+        records: Sequence[Record],
+        found: Iterator[tuple[np.ndarray, np.ndarray, float]],
+        bar: tqdm,
+    ) -> None:
         most = self.settings["most"]
         boxes, scores, counts, seconds = torch.zeros(len(records), most, 4), torch.zeros(len(records), most), torch.zeros(len(records), dtype=torch.int64), {}
         for place, (record, (own, own_scores, took)) in enumerate(zip(records, found)):
-            boxes[place, :len(own)], scores[place, :len(own)], counts[place] = torch.from_numpy(own), torch.from_numpy(own_scores), len(own)
+            boxes[place, : len(own)], scores[place, : len(own)], counts[place] = (
+                torch.from_numpy(own),
+                torch.from_numpy(own_scores),
+                len(own),
+            )
             seconds[record.id] = took
             bar.update()
         write_json(_seconds_of(path), seconds)
         save_tensors(path, {"boxes": boxes, "scores": scores, "counts": counts}, "proposals", about)
 
-    def _rows(self, block: int, rows: Sequence[int], names: Sequence[str] = ("boxes", "scores", "counts")) -> list[Tensor]:
+    def _rows(
+        self, block: int, rows: Sequence[int], names: Sequence[str] = ("boxes", "scores", "counts")
+    ) -> list[Tensor]:
         "Read rows of a block's file, ascending; nothing else of it is held in memory."
         path, about, own = self.blocks[block]
         remedy = "Delete it, and it is made again by `find`"
         try:
             with safe_open(path, "pt") as file:
-                if json.loads((file.metadata() or {})["proposals"]) != about: raise BadInput(path, "holds proposals of other pictures, or made in another way", remedy)
+                if json.loads((file.metadata() or {})["proposals"]) != about:
+                    raise BadInput(path, "holds proposals of other pictures, or made in another way", remedy)
                 parts = [file.get_slice(name) for name in names]
                 if len(rows) == rows[-1] + 1 - rows[0]: return [part[rows[0]:rows[-1] + 1] for part in parts]
                 return [torch.cat([part[row:row + 1] for row in rows]) for part in parts]
-        except FileNotFoundError: raise BadInput(path, "is not there", remedy) from None
-        except SafetensorError as error: raise BadInput(path, f"is not a whole safetensors file ({error})", remedy) from None
-        except KeyError as error: raise BadInput(path, f"holds no proposals: {error} is missing", remedy) from None
+        except FileNotFoundError:
+            raise BadInput(path, "is not there", remedy) from None
+        except SafetensorError as error:
+            raise BadInput(path, f"is not a whole safetensors file ({error})", remedy) from None
+        except KeyError as error:
+            raise BadInput(path, f"holds no proposals: {error} is missing", remedy) from None
 
     def _place(self, id: str) -> tuple[int, int]:
         "The block of a picture, and its row there."
-        if id not in self.place: raise BadInput(self.folder, f"has no picture '{id}'", "Make the store with a list that holds it")
+        if id not in self.place:
+            raise BadInput(self.folder, f"has no picture '{id}'", "Make the store with a list that holds it")
         return divmod(self.place[id], self.block)
 
     def __getitem__(self, id: str) -> Found:
@@ -306,23 +340,51 @@ class ProposalStore:
             where = {row: place for place, row in enumerate(rows)}
             places = torch.tensor([where[row] for row, _ in pairs])
             order = [k for _, k in pairs]
-            result[order], there[order] = self._seen(boxes[places], counts[places], [views[k] for k in order], [records[k].id for k in order], number, shown)
+            result[order], there[order] = self._seen(
+                boxes[places], counts[places], [views[k] for k in order], [records[k].id for k in order], number, shown
+            )
         return result, there
 
-    def _seen(self, boxes: Tensor, counts: Tensor, views: Sequence[View], ids: Sequence[str], number: int, shown: float) -> tuple[Tensor, Tensor]:
+    def _seen(
+        self, boxes: Tensor, counts: Tensor, views: Sequence[View], ids: Sequence[str], number: int, shown: float
+    ) -> tuple[Tensor, Tensor]:
         "What the views show of B × K boxes: the first of each of which they show enough."
-        start, scale, limit = (torch.tensor(values)[:, None, None] for values in zip(*(((view.left, view.top), (view.input_width / view.width, view.input_height / view.height), (view.input_width, view.input_height)) for view in views)))
-        cut = ((boxes.unflatten(2, (2, 2)) - start) * scale).clamp(min=0).minimum(limit).flatten(2)        # as `View.boxes`
+        start, scale, limit = (
+            torch.tensor(values)[:, None, None]
+            for values in zip(
+                *(
+                    (
+                        (view.left, view.top),
+                        (view.input_width / view.width, view.input_height / view.height),
+                        (view.input_width, view.input_height),
+                    )
+                    for view in views
+                )
+            )
+        )
+        cut = ((boxes.unflatten(2, (2, 2)) - start) * scale).clamp(min=0).minimum(limit).flatten(2)  # as `View.boxes`
         full = (boxes[..., 2:] - boxes[..., :2]).prod(2) * scale[:, 0, :, 0] * scale[:, 0, :, 1]
-        kept = ((cut[..., 2:] - cut[..., :2]).prod(2) >= shown * full) & (torch.arange(boxes.shape[1]) < counts[:, None])
+        kept = ((cut[..., 2:] - cut[..., :2]).prod(2) >= shown * full) & (
+            torch.arange(boxes.shape[1]) < counts[:, None]
+        )
         first = (~kept).long().argsort(dim=1, stable=True)[:, :number]      # those that are kept, in their order
         there = kept.gather(1, first)
         cut = cut.gather(1, first[..., None].expand(-1, -1, 4)) * there[..., None]
         for k in torch.nonzero(~there.any(1)).flatten().tolist():
-            if self.none == "refuse": raise BadInput(f"picture '{ids[k]}'", f"has {int(counts[k])} proposals, of which its view shows none", "Show more of the picture, or take the view whole with none='whole'")
+            if self.none == "refuse":
+                raise BadInput(
+                    f"picture '{ids[k]}'",
+                    f"has {int(counts[k])} proposals, of which its view shows none",
+                    "Show more of the picture, or take the view whole with none='whole'",
+                )
             cut[k, 0], there[k, 0] = torch.tensor([0.0, 0.0, views[k].input_width, views[k].input_height]), True
         missing = number - cut.shape[1]
-        return (cut, there) if missing <= 0 else (torch.nn.functional.pad(cut, (0, 0, 0, missing)), torch.nn.functional.pad(there, (0, missing)))
+        return (
+            (cut, there)
+            if missing <= 0
+            else (torch.nn.functional.pad(cut, (0, 0, 0, missing)), torch.nn.functional.pad(there, (0, missing)))
+        )
+
 
 def _seconds_of(path: Path) -> Path: return path.with_suffix(".seconds.json")
 

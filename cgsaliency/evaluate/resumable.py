@@ -43,8 +43,14 @@ def rows_source(
     notebook: Path,     # .ipynb
     cell: int = -1,     # which of the cells that make rows
 ) -> str:
-    "Return the code of the notebook up to a cell that makes rows; all of it where none does. Raises IndexError for a cell that is not there."
-    cells = ["".join(cell["source"]) for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    """Return the code of the notebook up to a cell that makes rows; all of it where none does.
+
+    Raises IndexError for a cell that is not there."""
+    cells = [
+        "".join(cell["source"])
+        for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
     making = [k for k, source in enumerate(cells) if MADE_BY in source] or [len(cells) - 1]
     return "\n\n".join(cells[:making[cell] + 1])
 
@@ -54,7 +60,10 @@ def bare_code(
     "Return the source without comments, docstrings and layout. Raises SyntaxError for what is no Python."
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
@@ -64,9 +73,14 @@ def code_digest(
     package: Path | None = None,      # folder of the package whose modules count; this one by default
     without: Sequence[str] = WITHOUT, # its rooms that do not
 ) -> str:
-    "Return a digest of the code that decides the rows of a notebook. Raises FileNotFoundError for a notebook that is not there."
+    """Return a digest of the code that decides the rows of a notebook.
+
+    Raises FileNotFoundError for a notebook that is not there."""
     package, source = package or Path(str(resources("cgsaliency"))), rows_source(notebook, cell)
-    def counted(modules: set[Path]) -> set[Path]: return {module for module in modules if module.parts[0] not in without}
+
+    def counted(modules: set[Path]) -> set[Path]:
+        return {module for module in modules if module.parts[0] not in without}
+
     found, waiting = {}, counted(imported_modules(source, package, Path()))
     while waiting:
         module = waiting.pop()
@@ -74,13 +88,22 @@ def code_digest(
         waiting |= counted(imported_modules(found[module], package, module)) - found.keys()
     return digest(bare_code(source), sorted((str(module), bare_code(text)) for module, text in found.items()))
 
-MODEL_FILES = ("sizes.json", "recogniser.json", "vocabulary.json", "given.json", "best.safetensors")      # given.json tells of weights that lie elsewhere
+MODEL_FILES = (
+    "sizes.json",
+    "recogniser.json",
+    "vocabulary.json",
+    "given.json",
+    "best.safetensors",
+)  # given.json tells of weights that lie elsewhere
+
 
 def model_digest(
     folder: Path,       # of a trained captioner or recogniser
 ) -> str:
     "Return a digest of the model's sizes, words and weights. Raises FileNotFoundError for a folder without weights."
-    return digest(*(Path(folder) / name for name in MODEL_FILES if (Path(folder) / name).is_file() or name == MODEL_FILES[-1]))
+    return digest(
+        *(Path(folder) / name for name in MODEL_FILES if (Path(folder) / name).is_file() or name == MODEL_FILES[-1])
+    )
 
 # %% ../../nbs/evaluate/resumable.ipynb #4c9de4f6
 def rows_key(
@@ -91,9 +114,16 @@ def rows_key(
     project: Path = Path(),    # folder of the project; a run's working folder by default
     **others: Any,             # what else decides the rows, as JSON can hold it, such as digests of features
 ) -> dict[str, Any]:
-    "Return the key of a paper notebook's rows, for `resumable_rows`. Raises FileNotFoundError as `code_digest` and `model_digest`."
+    """Return the key of a paper notebook's rows, for `resumable_rows`.
+
+    Raises FileNotFoundError as `code_digest` and `model_digest`."""
     code = code_digest(Path(project) / f"nbs/papers/{section}.ipynb", cell)
-    return {"code": code, "settings": settings, "models": {name: model_digest(folder) for name, folder in models.items()}, **others}
+    return {
+        "code": code,
+        "settings": settings,
+        "models": {name: model_digest(folder) for name, folder in models.items()},
+        **others,
+    }
 
 # %% ../../nbs/evaluate/resumable.ipynb #fb5c1c7a
 @contextmanager
@@ -112,7 +142,9 @@ def rows_or_none(
     *given: Any,                          # what it takes
     **named: Any,
 ) -> pd.DataFrame:
-    "Return the rows that `judge` makes, an empty table where there was nothing to judge. Raises what it raises otherwise."
+    """Return the rows that `judge` makes, an empty table where there was nothing to judge.
+
+    Raises what it raises otherwise."""
     try: return judge(*given, **named)
     except NothingToJudge: return pd.DataFrame()
 
@@ -125,7 +157,7 @@ def joined_rows(
 
 # %% ../../nbs/evaluate/resumable.ipynb #66f11779
 def _told(item: Any) -> Any:
-    "What a digest takes of an item: of a record not where its file lies."
+    "Return what a digest takes of an item: of a record not where its file lies."
     return replace(item, path=Path(Path(item.path).name)) if isinstance(item, Record) else item
 
 def _read(path: Path) -> pd.DataFrame:
@@ -134,15 +166,17 @@ def _read(path: Path) -> pd.DataFrame:
         raise BadInput(path, f"cannot be read ({error})", "Delete the file: its rows are made again") from None
 
 def resumable_rows(
-    folder: Path,               # for the files, such as artifacts/<scale>/rows/<section>; a folder for the key is made in it
-    key: Any,                   # all that decides the rows besides the items, as JSON can hold it: settings, digests of code, weights and features
-    items: Iterable[Any],       # records, or anything that `digest` takes; in the order of the rows
-    make: Callable[[list[Any]], pd.DataFrame | list[dict]],   # the rows of some items, in their order
-    chunk_size: int = 1,        # items whose rows are made and written together
-    name: str = "rows",         # of the progress bar
-    progress: bool = False,     # whether one is shown
+    folder: Path,  # for the files, such as artifacts/<scale>/rows/<section>; a folder for the key is made in it
+    key: Any,  # all that decides the rows besides the items, as JSON: settings, digests of code, weights, features
+    items: Iterable[Any],  # records, or anything that `digest` takes; in the order of the rows
+    make: Callable[[list[Any]], pd.DataFrame | list[dict]],  # the rows of some items, in their order
+    chunk_size: int = 1,  # items whose rows are made and written together
+    name: str = "rows",  # of the progress bar
+    progress: bool = False,  # whether one is shown
 ) -> pd.DataFrame:
-    "Return the rows of all items; rows that an earlier call with the same key made are read, the others are made. Raises BadInput for an item that is there twice, for a file that cannot be read, and where there are no rows."
+    """Return the rows of all items; rows that an earlier call with the same key made are read, the others are made.
+
+    Raises BadInput for an item that is there twice, for a file that cannot be read, and where there are no rows."""
     if chunk_size < 1: raise BadInput("chunk_size", f"is {chunk_size}", "Give 1 or more items to a chunk")
     items = list(items)
     chunks = [items[k:k + chunk_size] for k in range(0, len(items), chunk_size)]

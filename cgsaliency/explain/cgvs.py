@@ -33,7 +33,8 @@ def divergence(
     return (log_p.exp() * (log_p - log_q)).nan_to_num(0.0).sum(-1).T   # 0 · log 0 is 0
 
 # %% ../../nbs/explain/cgvs.ipynb #8e1992f8
-LIMIT = 2 ** 30   # bytes that the answers of one batch may take, with what is computed from them, on any device but CUDA
+LIMIT = 2**30  # bytes that the answers of one batch may take, with what is computed from them, on any device but CUDA
+
 
 def evidence_of(
     captioner: Captioner,
@@ -50,7 +51,9 @@ def evidence_of(
     words, positions = captioner.encode_words(list(tokens), cut=cut)
     values = to_device_of(captioner, values)
     words = words.to(values.device)
-    fitting = max(free_bytes(values.device, LIMIT) // (4 * 4 * len(words) * len(captioner.vocabulary)), 1)     # four tensors of n × V floats a pass
+    fitting = max(
+        free_bytes(values.device, LIMIT) // (4 * 4 * len(words) * len(captioner.vocabulary)), 1
+    )  # four tensors of n × V floats a pass
     losses = []
     def ask(seen: Tensor) -> Tensor:
         with mixed_precision(values.device):

@@ -28,7 +28,8 @@ from .maps import Down, class_maps, explained
 # %% ../../nbs/explain/excitation.ipynb #0e11592c
 def _shares(winning: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
     "P / N, zero where N is zero, and the sum of P there. N is used up."
-    if normaliser.is_cpu and normaliser.all(): return winning / normaliser, winning.new_zeros(())     # elsewhere the answer would be waited for
+    if normaliser.is_cpu and normaliser.all():
+        return winning / normaliser, winning.new_zeros(())  # elsewhere the answer would be waited for
     empty = normaliser == 0
     return winning / normaliser.masked_fill_(empty, torch.inf), (winning * empty).sum()
 
@@ -82,14 +83,16 @@ class Convolution:
 class Run:
     "What has to be known of one run through a network."
     batchnorm: str = "identity"                 # or 'folded'
-    working: list[str] = field(default_factory=list)      # names of the layers at work, the innermost last
-    dropped: list[tuple[str, Tensor]] = field(default_factory=list)   # layers and what they had to drop, on the network's device
+    working: list[str] = field(default_factory=list)  # names of the layers at work, the innermost last
+    dropped: list[tuple[str, Tensor]] = field(
+        default_factory=list
+    )  # layers and what they had to drop, on the network's device
     top: tuple[Tensor, "Step"] | None = None    # what the last linear layer was given, and its step
     abreast: bool = False                       # whether several signals go down together, which cannot be looked at one by one on the way
 
     @property
     def lost(self) -> dict[str, float]:
-        "The probability that had to be dropped, by layer; only here the device is waited for."
+        "Return the probability that had to be dropped, by layer; only here the device is waited for."
         found: dict[str, float] = {}
         if not self.dropped: return found
         values = torch.stack([value for _, value in self.dropped]).tolist()

@@ -32,7 +32,10 @@ def left_out(
     if passes is not None and passes < 1: raise BadInput("passes", f"is {passes}; expected 1 or more", "Leave it out to take as many as fit")
     words, positions = captioner.encode_words(list(tokens), cut=cut)
     words = words.to(values.device)
-    fitting = max(free_bytes(values.device, LIMIT) // (4 * (2 * len(words) * len(captioner.vocabulary) + 4 * m * features)), 1)
+    fitting = max(
+        free_bytes(values.device, LIMIT) // (4 * (2 * len(words) * len(captioner.vocabulary) + 4 * m * features)), 1
+    )
+
     def log_p(some: Tensor) -> Tensor:
         said = words.expand(len(some), -1)
         return captioner.log_probs(some, said).gather(-1, said[..., None])[..., 0]

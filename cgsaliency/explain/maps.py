@@ -21,10 +21,12 @@ from ..core.run import free_bytes
 Down = Callable[[Tensor], Tensor]     # from K signals, each in the shape of what came out at the source, to maps, K × B × rows × columns
 Way = Callable[[nn.Module, Tensor, str, str | None], tuple[Tensor, Down]]   # of a network, pictures, the layer with cells, and the source, a layer or None for the scores: what came out at the source, and the way down
 
-ABREAST = 16      # signals times frames that go down together, which bounds the memory; more on a CUDA device that has it
+ABREAST = 16  # signals times frames that go down together, which bounds the memory; more on a CUDA device that has it
 TAKES = 2 ** 28   # bytes of a frame on the way down a network of VGG-16's size
 
-def _abreast(device: torch.device) -> int: return ABREAST if device.type != "cuda" else max(free_bytes(device) // TAKES, 1)
+def _abreast(device: torch.device) -> int:
+    return ABREAST if device.type != "cuda" else max(free_bytes(device) // TAKES, 1)
+
 
 def taken_down(
     runs: Iterable[tuple[Tensor, Down]],   # of each chunk of B frames: signals, K × B × the shape at the source, and the way down

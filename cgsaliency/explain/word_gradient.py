@@ -38,29 +38,34 @@ def _refuse_cells(descriptors: Descriptors) -> None:
 TOGETHER = 16      # passes in one batch, on any device but CUDA
 
 def _fitting(values: Tensor, words: int, vocabulary: int) -> int:
-    "Return how many passes may go together: on CUDA as many as fit, with 8 tensors of m × D, 8 of n × V and 4 of m × V floats each."
+    """Return how many passes may go together: on CUDA as many as fit, with 8 tensors of m × D, 8 of n × V and 4 of m ×
+    V floats each."""
     if values.device.type != "cuda": return TOGETHER
     m, features = values.shape
     return max(free_bytes(values.device) // (4 * (8 * m * features + 8 * words * vocabulary + 4 * m * vocabulary)), 1)
 
 def seen_in_passes(
     captioner: Captioner,
-    descriptors: Descriptors,        # of a picture, or of the frames of a film
-    tokens: Sequence[str],           # K tokens, the given sentence
+    descriptors: Descriptors,  # of a picture, or of the frames of a film
+    tokens: Sequence[str],  # K tokens, the given sentence
     seen: Callable[[Tensor], Tensor],  # what is kept of the derivatives of B passes, B × …, of B × m × D
-    cut: bool = False,               # whether a sentence that is too long is cut instead of refused
-    together: int | None = None,     # passes in one batch, which bounds the memory; 16 by default, and on a CUDA device as many as fit
+    cut: bool = False,  # whether a sentence that is too long is cut instead of refused
+    together: int
+    | None = None,  # passes in one batch, which bounds the memory; 16 by default, and on a CUDA device as many as fit
     shares: Sequence[float] = (1.0,),  # a: each word is asked once for each, at baseline + a · (descriptors − baseline)
     baseline: Tensor | None = None,  # D features; zeros by default
 ) -> Tensor:                         # K × … on the CPU: the mean over the shares, zeros for tokens the captioner does not know
     "What was seen of the derivatives of log p of each token by the descriptors. Raises BadInput for descriptors and derivatives that are not finite, a captioner without derivatives, and sentences it cannot take."
-    if together is not None and together < 1: raise BadInput("together", f"is {together}; expected 1 or more", "Leave it out for 16 passes in one batch")
+    if together is not None and together < 1:
+        raise BadInput("together", f"is {together}; expected 1 or more", "Leave it out for 16 passes in one batch")
     _refuse_cells(descriptors)
     with _derivable(captioner), full_precision(device_of(captioner, descriptors.values.device)):
         values = to_device_of(captioner, descriptors.values.detach()).clone()
         words, positions = captioner.encode_words(list(tokens), cut=cut)
         words, places = words.to(values.device), positions.to(values.device)
-        at = torch.tensor(shares, dtype=torch.float64).to(values.dtype).to(values.device)     # not every device has float64
+        at = (
+            torch.tensor(shares, dtype=torch.float64).to(values.dtype).to(values.device)
+        )  # not every device has float64
         start = values.new_zeros(values.shape[1]) if baseline is None else baseline.to(values)
         found, whole, logs = None, [], []
         size = together or _fitting(values, len(words), len(captioner.vocabulary))
@@ -78,7 +83,9 @@ def seen_in_passes(
     _refuse_answers(captioner, tokens, positions, torch.cat(logs).cpu().view(len(words), -1), torch.stack(whole))
     return found.cpu()
 
-def _refuse_answers(captioner: Captioner, tokens: Sequence[str], positions: Tensor, log_p: Tensor, whole: Tensor) -> None:
+def _refuse_answers(
+    captioner: Captioner, tokens: Sequence[str], positions: Tensor, log_p: Tensor, whole: Tensor
+) -> None:
     "Refuse log p, words × shares, and derivatives that are not finite: once, when all are there. Raises BadInput."
     broken = ~torch.isfinite(log_p)
     if broken.any():

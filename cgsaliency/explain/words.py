@@ -89,7 +89,10 @@ def owed_to(
     words, positions = captioner.encode_words(list(tokens), cut=cut)
     values = to_device_of(captioner, values)
     words = words.to(values.device)
-    def log_p(seen: Tensor) -> Tensor: return captioner.log_probs(seen[None], words[None])[0].gather(1, words[:, None])[:, 0]
+
+    def log_p(seen: Tensor) -> Tensor:
+        return captioner.log_probs(seen[None], words[None])[0].gather(1, words[:, None])[:, 0]
+
     with torch.inference_mode(), at_rest(captioner), full_precision(values.device):
         own, other = log_p(values), log_p(others.to(values.device))
     return to_tokens((own - other).float().cpu(), positions, len(tokens))

@@ -92,20 +92,23 @@ def normalised(
     mean: Sequence[float],   # of the channels in [0, 1], subtracted
     std: Sequence[float],    # divided by
 ) -> Tensor:
-    "The pictures as the network takes them, on their device."
+    "Return the pictures as the network takes them, on their device."
     centre, scale = (torch.tensor(one, device=pictures.device).view(3, 1, 1) for one in (mean, std))
     return (pictures.float() / 255 - centre) / scale
 
 @torch.no_grad()
 def features_of(
     network: nn.Module,
-    pictures: Tensor | StoredValues,   # T × 3 × H × W, normalised; or bytes, which are normalised on the network's device
-    layer: str = SOURCE,   # whose output the recurrent layers read
-    together: int = 64,    # frames in one pass
-    mean: Sequence[float] = (0.5,) * 3,   # of the channels, for bytes
+    pictures: Tensor
+    | StoredValues,  # T × 3 × H × W, normalised; or bytes, which are normalised on the network's device
+    layer: str = SOURCE,  # whose output the recurrent layers read
+    together: int = 64,  # frames in one pass
+    mean: Sequence[float] = (0.5,) * 3,  # of the channels, for bytes
     std: Sequence[float] = (0.5,) * 3,
 ) -> tuple[Tensor, Tensor]:
-    "What the layer gives, T × D, and the scores of single frames, T × classes, on the CPU. Raises BadInput for a layer that is not there."
+    """What the layer gives, T × D, and the scores of single frames, T × classes, on the CPU.
+
+    Raises BadInput for a layer that is not there."""
     values, scores, device = [], [], device_of(network)
     with watched(network, [layer]) as outputs:
         for some in pictures.split(together):
@@ -123,11 +126,21 @@ def scores_of(
     mean: Sequence[float] = (0.5,) * 3,
     std: Sequence[float] = (0.5,) * 3,
 ) -> Tensor:
-    "The scores of single frames, T × classes, on the CPU."
+    "Return the scores of single frames, T × classes, on the CPU."
     device = device_of(network)
     with at_rest(network):
-        return torch.cat([network((some if some.is_floating_point() else normalised(some, mean, std)).contiguous(memory_format=torch.channels_last)).float().cpu()
-                          for some in (to_device(part, device) for part in pictures.split(together))])
+        return torch.cat(
+            [
+                network(
+                    (some if some.is_floating_point() else normalised(some, mean, std)).contiguous(
+                        memory_format=torch.channels_last
+                    )
+                )
+                .float()
+                .cpu()
+                for some in (to_device(part, device) for part in pictures.split(together))
+            ]
+        )
 
 # %% ../../nbs/models/action.ipynb #20e37e23
 class ActionRecogniser(nn.Module):
@@ -185,9 +198,13 @@ def step_probabilities(
     recogniser: ActionRecogniser,
     values: Tensor,     # B × T × D features, or T × D
 ) -> Tensor:
-    "The probability of each class at each step, B × T × classes, or T × classes, on the CPU."
+    "Return the probability of each class at each step, B × T × classes, or T × classes, on the CPU."
     with torch.inference_mode(), at_rest(recogniser):
-        found = recogniser.scores(to_device(values if values.ndim == 3 else values[None], device_of(recogniser)).float()).softmax(-1).cpu()
+        found = (
+            recogniser.scores(to_device(values if values.ndim == 3 else values[None], device_of(recogniser)).float())
+            .softmax(-1)
+            .cpu()
+        )
         return found if values.ndim == 3 else found[0]
 
 # %% ../../nbs/models/action.ipynb #1a5beeb3
@@ -207,8 +224,12 @@ def train_recogniser(
     torch.manual_seed(recipe.seed)
     model = ActionRecogniser(classes, **sizes)
     def batch(numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        starts = [int(torch.randint(max(len(videos[k]) - length, 0) + 1, (), generator=generator)) for k in numbers.tolist()]
-        places = [[min(start + t, len(videos[k]) - 1) for t in range(length)] for k, start in zip(numbers.tolist(), starts)]
+        starts = [
+            int(torch.randint(max(len(videos[k]) - length, 0) + 1, (), generator=generator)) for k in numbers.tolist()
+        ]
+        places = [
+            [min(start + t, len(videos[k]) - 1) for t in range(length)] for k, start in zip(numbers.tolist(), starts)
+        ]
         return torch.stack([frames_of(videos[k], place) for k, place in zip(numbers.tolist(), places)]), labels[numbers]
     def loss(model: ActionRecogniser, pair: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(model.scores(pair[0]).flatten(0, 1), pair[1].repeat_interleave(length))
@@ -219,7 +240,9 @@ def train_recogniser(
 def load_recogniser(
     folder: Path,   # of `train_recogniser`
 ) -> ActionRecogniser:
-    "The recogniser in evaluation mode, on the best device. Raises BadInput for a folder that lacks a file or whose weights are of other sizes."
+    """The recogniser in evaluation mode, on the best device.
+
+    Raises BadInput for a folder that lacks a file or whose weights are of other sizes."""
     sizes = read_json(Path(folder) / "recogniser.json")
     try: model = ActionRecogniser(**sizes)
     except TypeError as error: raise BadInput(Path(folder) / "recogniser.json", f"are not sizes of a recogniser ({error})", "Train it again") from None
@@ -243,15 +266,33 @@ def train_frames(
     if size > min(pictures.shape[2:]): raise BadInput("size", f"is {size}; frames have {pictures.shape[2]} × {pictures.shape[3]} pixels", "Give larger frames or a smaller size")
     compile_if_chosen(network)
     def batch(numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        tops, lefts = (torch.randint(side - size + 1, (len(numbers),), generator=generator).tolist() for side in pictures.shape[2:])
-        some = torch.stack([one[:, top:top + size, left:left + size] for one, top, left in zip(pictures[numbers], tops, lefts)])
+        tops, lefts = (
+            torch.randint(side - size + 1, (len(numbers),), generator=generator).tolist() for side in pictures.shape[2:]
+        )
+        some = torch.stack(
+            [one[:, top : top + size, left : left + size] for one, top, left in zip(pictures[numbers], tops, lefts)]
+        )
         return some, torch.rand(len(some), generator=generator) < 0.5, labels[numbers]
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         some, mirrored, classes = batch
         inputs = normalised(some, mean, std)
-        inputs = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs).contiguous(memory_format=torch.channels_last)
+        inputs = torch.where(mirrored[:, None, None, None], inputs.flip(3), inputs).contiguous(
+            memory_format=torch.channels_last
+        )
         return F.cross_entropy(network(inputs), classes)
-    return fit(network, loss, len(pictures), folder, recipe, score, "lower" if score is None else "higher", batch, settings, progress=progress)
+
+    return fit(
+        network,
+        loss,
+        len(pictures),
+        folder,
+        recipe,
+        score,
+        "lower" if score is None else "higher",
+        batch,
+        settings,
+        progress=progress,
+    )
 
 # %% ../../nbs/models/action.ipynb #0add929b
 @dataclass(frozen=True, eq=False)
@@ -277,11 +318,20 @@ NETWORKS = {"toyvgg": (ToyVGG, "features.9"), "vgg16": (torchvision.models.vgg16
 def load_frames_network(
     path: Path,   # a JSON file: network, sizes, classes, size, mean, std, and weights beside it
 ) -> FramesNetwork:
-    "The network in evaluation mode, on the best device. Raises BadInput for a file that is missing, lacks something, or whose weights are of another network."
+    """The network in evaluation mode, on the best device.
+
+    Raises BadInput for a file that is missing, lacks something, or whose weights are of another network."""
     about, folder = read_json(path), Path(path).parent
     lacking = [name for name in ("network", "sizes", "classes", "size", "mean", "std", "weights") if name not in about]
     if lacking: raise BadInput(path, f"lacks '{lacking[0]}'", "Train the network again")
     if about["network"] not in NETWORKS: raise BadInput(path, f"there is no network '{about['network']}'", f"Choose one of {', '.join(NETWORKS)}")
     make, at = NETWORKS[about["network"]]
     network = make(num_classes=len(about["classes"]), **about["sizes"])
-    return FramesNetwork(load_weights(network, read_weights(folder / about["weights"])).eval().to(best_device()), tuple(about["classes"]), about["size"], tuple(about["mean"]), tuple(about["std"]), at)
+    return FramesNetwork(
+        load_weights(network, read_weights(folder / about["weights"])).eval().to(best_device()),
+        tuple(about["classes"]),
+        about["size"],
+        tuple(about["mean"]),
+        tuple(about["std"]),
+        at,
+    )

@@ -26,7 +26,8 @@ from .features import FeatureStore
 def decoding_workers(
     device: torch.device,   # on which the network computes
 ) -> int:
-    "Return how many processes decode videos for it: up to eight beside a GPU; none beside a CPU, whose cores the network needs."
+    """Return how many processes decode videos for it: up to eight beside a GPU; none beside a CPU, whose cores the
+    network needs."""
     return 0 if device.type == "cpu" else max(min(usable_cpus() - 1, 8), 0)
 
 @dataclass(frozen=True)
@@ -65,10 +66,18 @@ class ClipDescriber:
         progress: bool = True,  # whether a progress bar is shown
         index: VideoIndex | None = None,   # of the videos' frames
     ) -> FeatureStore:
-        "One descriptor a frame of each film on disk, frames × D, extracted where they are not there yet; beside a GPU, processes decode ahead."
+        """One descriptor a frame of each film on disk, frames × D, extracted where they are not there yet; beside a
+        GPU, processes decode ahead."""
         by_id = {record.id: record for record in records}
         store = FeatureStore(folder, self.key() | {"means": True}, list(by_id), (self.frames, self.describer.backbone.channels), block=16)
         inputs, device = ClipInputs(self.describer.view, self.describer.backbone.size), self.describer.device
-        def means(clips: Tensor) -> Tensor: return torch.stack([self.describer.cells_of(clip).mean(1) for clip in clips])
-        def decoded(ids: list[str]) -> Iterator[Tensor]: return iterate_clips([by_id[id].path for id in ids], self.frames, inputs, decoding_workers(device), index=index)
+
+        def means(clips: Tensor) -> Tensor:
+            return torch.stack([self.describer.cells_of(clip).mean(1) for clip in clips])
+
+        def decoded(ids: list[str]) -> Iterator[Tensor]:
+            return iterate_clips(
+                [by_id[id].path for id in ids], self.frames, inputs, decoding_workers(device), index=index
+            )
+
         return store.extract(means, progress, device=device, stream=decoded)

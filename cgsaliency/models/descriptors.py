@@ -61,12 +61,14 @@ class Describer:
         return self.cells_of(self.inputs_of(records))
 
     def inputs_of(self, records: Sequence[Record]) -> Tensor:
-        "The network's inputs, B × 3 × height × width in [0, 1]. Raises BadInput for a picture that cannot be read."
+        """Return the network's inputs, B × 3 × height × width in [0, 1].
+
+        Raises BadInput for a picture that cannot be read."""
         return pictures_of([record.path for record in records], [self.view_of(record) for record in records])
 
     @property
     def device(self) -> torch.device:
-        "The device that the backbone computes on."
+        "Return the device that the backbone computes on."
         return device_of(self.backbone)
 
     @torch.inference_mode()
@@ -102,7 +104,9 @@ class Describer:
         by_id = {record.id: record for record in records}
         pictures = {record.id: [record.width, record.height] for record in records}
         store = FeatureStore(folder, self.key() | {"sizes": pictures}, list(by_id), (self.rows * self.columns, self.backbone.channels))
-        return store.extract(self.cells_of, progress, lambda ids: self.inputs_of([by_id[id] for id in ids]), self.device)
+        return store.extract(
+            self.cells_of, progress, lambda ids: self.inputs_of([by_id[id] for id in ids]), self.device
+        )
 
 # %% ../../nbs/models/descriptors.ipynb #61f40e0b
 def describer_of(
@@ -110,14 +114,18 @@ def describer_of(
     folder: Path | None = None,     # in which a relative path of weights lies
     where: object = "describer",    # named in errors
 ) -> Describer:
-    "The describer with these settings, on the best device. Raises BadInput for a setting that does not exist, and as `Backbone` does."
+    """The describer with these settings, on the best device.
+
+    Raises BadInput for a setting that does not exist, and as `Backbone` does."""
     known = {"network", "layer", "weights", "size", "sizes", "rows", "columns", "view", "border"}
     strange = sorted(set(settings) - known)
     if strange or "network" not in settings:
         raise BadInput(where, f"has no setting '{strange[0]}'" if strange else "names no network", f"Its settings are {', '.join(sorted(known))}")
     weights = settings.get("weights")
     if weights not in (None, "imagenet") and folder is not None: weights = Path(folder) / weights
-    backbone = Backbone(settings["network"], settings.get("layer"), weights, settings.get("size"), **settings.get("sizes", {})).to(best_device())
+    backbone = Backbone(
+        settings["network"], settings.get("layer"), weights, settings.get("size"), **settings.get("sizes", {})
+    ).to(best_device())
     compile_if_chosen(backbone.trunk)
     return Describer(backbone, **{name: settings[name] for name in ("rows", "columns", "view", "border") if name in settings})
 

@@ -44,7 +44,9 @@ class Recipe:
         for name in ("epochs", "batch_size", "learning_rate", "clip", "max_steps"):
             value = getattr(self, name)
             if not (value is None and name in ("clip", "max_steps")) and not value > 0:
-                raise BadInput("recipe", f"{name} is {value!r}; expected more than 0", "Correct it" + ({"clip": ", or give None for no clipping", "max_steps": ", or give None for all epochs"}.get(name, "")))
+                without = {"clip": ", or give None for no clipping", "max_steps": ", or give None for all epochs"}
+                remedy = "Correct it" + without.get(name, "")
+                raise BadInput("recipe", f"{name} is {value!r}; expected more than 0", remedy)
 
     def rate(
         self,
@@ -113,7 +115,9 @@ def save_checkpoint(
     progress: dict,                    # what JSON knows: epoch, step, history, settings
     given: Sequence[str] = (),         # see `trained_state`
 ) -> None:
-    "Write weights, optimiser, random states and progress to one safetensors file, whole. Raises BadInput for weights that are not finite."
+    """Write weights, optimiser, random states and progress to one safetensors file, whole.
+
+    Raises BadInput for weights that are not finite."""
     _refuse_not_finite(path, model, progress)
     tensors = {f"model.{name}": value for name, value in trained_state(model, given).items()}
     for k, moments in optimiser.state_dict()["state"].items():
@@ -121,7 +125,9 @@ def save_checkpoint(
     _save(path, tensors | {f"random.{name}": state for name, state in random_states().items()}, {"progress": json.dumps(progress)})
 
 def _refuse_not_finite(where: Path, model: nn.Module, progress: dict) -> None:
-    wrong = [name for name, value in model.named_parameters() if value.requires_grad and not torch.isfinite(value).all()]
+    wrong = [
+        name for name, value in model.named_parameters() if value.requires_grad and not torch.isfinite(value).all()
+    ]
     if wrong:
         raise BadInput(where, f"the weights {', '.join(wrong[:3])} are not finite in epoch {progress['epoch']}, step {progress['step']}",
                        "Lower the learning rate or clip the gradient; the last checkpoint is whole")
@@ -146,7 +152,12 @@ def load_checkpoint(
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as fault:
         raise BadInput(path, f"is not a whole checkpoint ({fault})", "Delete the folder and train again; weights in best.safetensors stay readable until then") from None
     if settings is not None: _refuse_other(path, progress["settings"], settings)
-    load_trained(model, {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}, given, path)
+    load_trained(
+        model,
+        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")},
+        given,
+        path,
+    )
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):
@@ -202,9 +213,11 @@ class _Losses:
     "The losses of an epoch: added to `now` when they are read, together, by all processes alike."
 
     def __init__(self, accelerator: Accelerator, now: dict, folder: Path, every: int):
-        self.accelerator, self.now, self.folder, self.every, self.waiting, self.read_steps = accelerator, now, folder, every, [], now["step"]
+        self.accelerator, self.now, self.folder, self.every = accelerator, now, folder, every
+        self.waiting, self.read_steps = [], now["step"]
 
     def add(self, value: Tensor) -> None:
+        "Keep the loss of a step until it is read."
         self.waiting.append(value.detach())
         if len(self.waiting) == self.every: self.read()
 
@@ -215,7 +228,11 @@ class _Losses:
         self.waiting.clear()
         for step, value in enumerate(values, self.read_steps):
             if not math.isfinite(value):
-                raise BadInput(self.folder, f"the loss is {value} in epoch {self.now['epoch']}, step {step}", "Lower the learning rate or clip the gradient; the last checkpoint is whole")
+                raise BadInput(
+                    self.folder,
+                    f"the loss is {value} in epoch {self.now['epoch']}, step {step}",
+                    "Lower the learning rate or clip the gradient; the last checkpoint is whole",
+                )
             self.now["total"] += value
         self.read_steps += len(values)
 
@@ -226,12 +243,21 @@ def _generator(recipe: Recipe, epoch: int, step: int, rank: int) -> torch.Genera
     return torch.Generator().manual_seed(state)
 
 def _steps(
-    accelerator: Accelerator, wrapped: nn.Module, optimiser: Any, recipe: Recipe, now: dict, batch: Callable[[Tensor, torch.Generator], Any] | None, losses: _Losses, ahead: int | None = None,
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    optimiser: Any,
+    recipe: Recipe,
+    now: dict,
+    batch: Callable[[Tensor, torch.Generator], Any] | None,
+    losses: _Losses,
+    ahead: int | None = None,
 ) -> Iterator[None]:
     "The rest of the epoch, a step at a time; `now` counts along."
     items, epoch, device = now["settings"]["items"], now["epoch"], device_of(wrapped)
     whole, total = total_steps(recipe, items)
-    numbers = list(enumerate(Batches(items, recipe.batch_size, recipe.seed, epoch, now["step"]), now["step"]))[:max(total - epoch * whole - now["step"], 0)]
+    numbers = list(enumerate(Batches(items, recipe.batch_size, recipe.seed, epoch, now["step"]), now["step"]))[
+        : max(total - epoch * whole - now["step"], 0)
+    ]
     rank, size = accelerator.process_index, accelerator.num_processes
 
     def made(numbered: tuple[int, list[int]]) -> Any:
@@ -242,7 +268,7 @@ def _steps(
     for one in batches_on(device if batch else torch.device("cpu"), made, numbers, ahead):
         for group in optimiser.param_groups: group["lr"] = recipe.rate((epoch * whole + now["step"]) / total)
         value = wrapped(one)
-        losses.add(value)            # on the CPU it is read at once, and one that is not finite does not reach the weights
+        losses.add(value)  # on the CPU it is read at once, and one that is not finite does not reach the weights
         optimiser.zero_grad()
         accelerator.backward(value)
         if recipe.clip is not None: accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
@@ -278,7 +304,12 @@ def _refuse(accelerator: Accelerator, items: int, recipe: Recipe, better: str) -
     if min(recipe.batch_size, items) % accelerator.num_processes:
         raise BadInput("training", f"{min(recipe.batch_size, items)} items a batch cannot be split between {accelerator.num_processes} processes", "Choose a batch_size that can")
     if accelerator.mixed_precision != "no":
-        raise BadInput("accelerate", f"was started with mixed precision {accelerator.mixed_precision}, which no checkpoint here holds", "Leave it out, and choose a precision in the settings of the scale")
+        raise BadInput(
+            "accelerate",
+            f"was started with mixed precision {accelerator.mixed_precision}, which no checkpoint here holds",
+            "Leave it out, and choose a precision in the settings of the scale",
+        )
+
 
 def _sweep(folder: Path) -> None:
     "Nothing; what killed runs left half written is deleted."
@@ -286,13 +317,22 @@ def _sweep(folder: Path) -> None:
         for part in folder.glob(f".{name}.*.part.*"): part.unlink(missing_ok=True)
     for part in folder.glob(".tmp??????"): part.unlink(missing_ok=True)     # what safetensors writes to before it renames
 
-def _keep_epoch(folder: Path, is_best: bool, model: nn.Module, optimiser: torch.optim.Optimizer, now: dict, given: Sequence[str] = ()) -> None:
+def _keep_epoch(
+    folder: Path,
+    is_best: bool,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    now: dict,
+    given: Sequence[str] = (),
+) -> None:
     if is_best: _save(folder / "best.safetensors", trained_state(model, given))
     save_checkpoint(folder / "checkpoint.safetensors", model, optimiser, now, given)
     _write_history(folder, now)
 
 def _finished(folder: Path, chosen: dict, epochs: int) -> list[dict] | None:
-    "The history of a training that is finished, None where there is none. Raises BadInput where its settings are others."
+    """The history of a training that is finished, None where there is none.
+
+    Raises BadInput where its settings are others."""
     if (folder / "checkpoint.safetensors").exists() or not (folder / "history.json").exists(): return None
     history = read_json(folder / "history.json")
     if len(history["epochs"]) < epochs and history["settings"] == chosen: return None
@@ -301,27 +341,36 @@ def _finished(folder: Path, chosen: dict, epochs: int) -> list[dict] | None:
 
 # %% ../../nbs/models/fit.ipynb #7db3e41f
 def fit(
-    model: nn.Module,                           # trained in place; ends with its best weights
-    loss: Callable[[nn.Module, Any], Tensor],   # of a batch, its mean over the items
-    items: int,                                 # number of training items
-    folder: Path,                               # for best, last, checkpoint and history
-    recipe: Recipe = Recipe(),                  # epochs, batches, learning rate and seed
-    score: Callable[[nn.Module], float] | None = None,  # after each epoch, on validation data; the training loss without
-    better: str = "lower",                      # or 'higher': which score is better
-    batch: Callable[[Tensor, torch.Generator], Any] | None = None,  # from item numbers, and a generator for what is random, to what `loss` takes, in CPU memory; without, `loss` takes the numbers
-    settings: dict | None = None,               # what else decides the result; a finished training with others is refused
-    given: Sequence[str] = (),                  # beginnings of the names of weights that are not trained and not stored
-    checkpoint_every: float = 60.0,             # seconds between checkpoints within an epoch, more where writing one takes over two hundredths of that
-    keep_checkpoint: bool = False,              # whether the checkpoint stays when the training is finished
-    ahead: int | None = None,                   # batches that are made ahead of time; 2 on CUDA, else none, by default
-    progress: bool = True,                      # whether a progress bar is shown
+    model: nn.Module,  # trained in place; ends with its best weights
+    loss: Callable[[nn.Module, Any], Tensor],  # of a batch, its mean over the items
+    items: int,  # number of training items
+    folder: Path,  # for best, last, checkpoint and history
+    recipe: Recipe = Recipe(),  # epochs, batches, learning rate and seed
+    score: Callable[[nn.Module], float] | None = None,  # after each epoch; the training loss without
+    better: str = "lower",  # or 'higher': which score is better
+    batch: Callable[[Tensor, torch.Generator], Any] | None = None,  # what `loss` takes, of item numbers
+    settings: dict | None = None,  # what else decides the result; a finished training with others is refused
+    given: Sequence[str] = (),  # beginnings of the names of weights that are not trained and not stored
+    checkpoint_every: float = 60.0,  # seconds between checkpoints in an epoch; more where writing takes over 2 % of it
+    keep_checkpoint: bool = False,  # whether the checkpoint stays when the training is finished
+    ahead: int | None = None,  # batches that are made ahead of time; 2 on CUDA, else none, by default
+    progress: bool = True,  # whether a progress bar is shown
 ) -> list[dict]:                                # for each epoch: epoch, loss, score
-    "Train on the best device, and return what was measured in each epoch. Raises BadInput for no items, other settings than those in the folder, a broken checkpoint, and a loss, score or weights that are not finite."
+    """Train on the best device, and return what was measured in each epoch.
+
+    A batch is made in CPU memory, with a generator for what is random; without `batch`, `loss` takes the item numbers.
+    Raises BadInput for no items, other settings than those in the folder, a broken checkpoint, and a loss, score or
+    weights that are not finite."""
     device, folder = best_device(), Path(folder)
     accelerator = Accelerator(cpu=device.type == "cpu", device_placement=False)
     _refuse(accelerator, items, recipe, better)
     model.to(device)
-    optimiser = torch.optim.Adam([own for own in model.parameters() if own.requires_grad], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=device.type == "cuda")
+    optimiser = torch.optim.Adam(
+        [own for own in model.parameters() if own.requires_grad],
+        recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=device.type == "cuda",
+    )
     wrapped, optimiser = accelerator.prepare(_LossOf(model, loss), optimiser)
     chosen = all_settings(recipe, items, better, settings or {}, accelerator.num_processes)
     now = {"epoch": 0, "step": 0, "total": 0.0, "history": [], "settings": chosen}
@@ -334,13 +383,24 @@ def fit(
     accelerator.wait_for_everyone()
     if writes: _sweep(folder)
     saved, wait = time.monotonic(), checkpoint_every
-    with tqdm(total=total, initial=min(now["epoch"] * whole + now["step"], total), disable=not progress or not writes, desc=folder.name) as bar:
+    with tqdm(
+        total=total,
+        initial=min(now["epoch"] * whole + now["step"], total),
+        disable=not progress or not writes,
+        desc=folder.name,
+    ) as bar:
         while now["epoch"] < epochs:
             model.train()
             losses = _Losses(accelerator, now, folder, 1 if device.type == "cpu" else READ_EVERY)
             for _ in _steps(accelerator, wrapped, optimiser, recipe, now, batch, losses, ahead):
                 bar.update(1)
-                bar.set_postfix({"loss": f"{now['total'] / max(losses.read_steps, 1):.3f}", **{"score": f"{past['score']:.3f}" for past in now["history"][-1:]}}, refresh=False)
+                bar.set_postfix(
+                    {
+                        "loss": f"{now['total'] / max(losses.read_steps, 1):.3f}",
+                        **{"score": f"{past['score']:.3f}" for past in now["history"][-1:]},
+                    },
+                    refresh=False,
+                )
                 if time.monotonic() - saved <= wait: continue
                 if accelerator.num_processes == 1: losses.read()
                 if writes and not losses.waiting:              # of several processes all read at the same step, or none

@@ -29,8 +29,12 @@ from .sequences import Sequences, SequenceStore, load_sequences
 # %% ../../nbs/models/frame_features.ipynb #3192de20
 @dataclass(frozen=True)
 class FrameBytes:
-    "Make the frames of a clip, or of a chunk of one, a tensor of bytes, T × 3 × height × width, through the view of a size."
-    view: Callable[[int, int, int], View]   # of a frame's width and height and the network's size: `action_view` or `frame_view`
+    """Make the frames of a clip, or of a chunk of one, a tensor of bytes, T × 3 × height × width, through the view of
+    a size."""
+
+    view: Callable[
+        [int, int, int], View
+    ]  # of a frame's width and height and the network's size: `action_view` or `frame_view`
     size: int                               # side of the network's input, pixels
 
     def __call__(self, clip: Clip | Chunk) -> Tensor:
@@ -48,13 +52,23 @@ def store_frames(
     index: VideoIndex | None = None,
     progress: bool = True,
 ) -> FeatureStore:
-    "Decode the frames that are not there yet, and return their store: of each record `count` frames one after the other, bytes. Raises BadInput for a video that cannot be read."
+    """Decode the frames that are not there yet, and return their store: of each record `count` frames one after the
+    other, bytes.
+
+    Raises BadInput for a video that cannot be read."""
     paths = {f"{record.id}/{k}": record.path for record in records for k in range(count)}
     view = inputs.view(records[0].width, records[0].height, inputs.size)
     about = key | {"frames": count, "view": inputs.view.__name__, "size": inputs.size}
-    store = FeatureStore(folder, about, list(paths), (3, view.input_height, view.input_width), count * max(64 // count, 1), "uint8")
+    store = FeatureStore(
+        folder, about, list(paths), (3, view.input_height, view.input_width), count * max(64 // count, 1), "uint8"
+    )
+
     def decoded(ids: list[str]) -> Iterator[Tensor]:
-        for clip in iterate_clips(list(dict.fromkeys(paths[id] for id in ids)), count, inputs, decoding_workers(device), index=index): yield from clip
+        for clip in iterate_clips(
+            list(dict.fromkeys(paths[id] for id in ids)), count, inputs, decoding_workers(device), index=index
+        ):
+            yield from clip
+
     return store.extract(lambda frames: frames, progress, stream=decoded)
 
 # %% ../../nbs/models/frame_features.ipynb #3241269f
@@ -71,7 +85,9 @@ def extract_videos(
     chunk: int = 64,                 # frames in one pass
     progress: bool = True,
 ) -> Sequences:
-    "Extract the features of all frames of the videos that are not there yet. Raises BadInput for a video that cannot be read."
+    """Extract the features of all frames of the videos that are not there yet.
+
+    Raises BadInput for a video that cannot be read."""
     store, device = SequenceStore(folder), device_of(network)
     own = [record for record in shared(records) if not store.has(record.id)]
     with tqdm(total=len(own), desc=Path(folder).name, disable=not progress or not own or rank_and_size()[0] > 0) as bar:
@@ -84,11 +100,22 @@ def extract_videos(
     wait_for_all()
     return load_sequences(folder)
 
-def _seen(network: nn.Module, records: list[Record], size: int, mean: Sequence[float], std: Sequence[float], index: VideoIndex, chunk: int, device: torch.device) -> Iterator[tuple[Record, Tensor, Tensor]]:
+def _seen(
+    network: nn.Module,
+    records: list[Record],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    index: VideoIndex,
+    chunk: int,
+    device: torch.device,
+) -> Iterator[tuple[Record, Tensor, Tensor]]:
     "The record, its features and its scores, when all of its frames are done."
     waiting: list[tuple[Tensor, Tensor]] = []
     current = 0
-    for number, frames in iterate_chunks([record.path for record in records], chunk, FrameBytes(action_view, size), decoding_workers(device), index=index):
+    for number, frames in iterate_chunks(
+        [record.path for record in records], chunk, FrameBytes(action_view, size), decoding_workers(device), index=index
+    ):
         if number != current:
             yield records[current], *map(torch.cat, zip(*waiting))
             waiting, current = [], number

@@ -59,7 +59,14 @@ def weights_digest(
     weights: dict[str, Tensor],
 ) -> str:
     "Return a digest of the weights and their names, whatever device they are on."
-    return digest(*(part for name, value in sorted(weights.items()) for part in (name, value.cpu().contiguous().numpy().tobytes())))
+    return digest(
+        *(
+            part
+            for name, value in sorted(weights.items())
+            for part in (name, value.cpu().contiguous().numpy().tobytes())
+        )
+    )
+
 
 def write_given(
     path: Path,          # of the JSON file to write
@@ -69,14 +76,28 @@ def write_given(
 ) -> Path:
     "Write where a part of a model's weights lies, relative to the file, and return its path."
     place = os.path.relpath(weights, Path(path).parent)
-    return write_json(path, {"weights": place, "prefix": prefix, "ignored": list(ignored), "digest": digest(Path(weights))})
+    return write_json(
+        path, {"weights": place, "prefix": prefix, "ignored": list(ignored), "digest": digest(Path(weights))}
+    )
+
 
 def read_given(
     path: Path,   # of `write_given`
 ) -> dict[str, Tensor]:
-    "Read the weights by their names in the model. Raises BadInput where the file of weights is missing, or another than it was."
+    """Read the weights by their names in the model.
+
+    Raises BadInput where the file of weights is missing, or another than it was."""
     about = read_json(path)
     weights = Path(path).parent / about["weights"]
     tensors = read_weights(weights)
-    if digest(weights) != about["digest"]: raise BadInput(weights, f"is another file than {path} says", "Train what stands on these weights again, or put the file back")
-    return {about["prefix"] + name: value for name, value in tensors.items() if not name.startswith(tuple(about["ignored"]) or ("\0",))}
+    if digest(weights) != about["digest"]:
+        raise BadInput(
+            weights,
+            f"is another file than {path} says",
+            "Train what stands on these weights again, or put the file back",
+        )
+    return {
+        about["prefix"] + name: value
+        for name, value in tensors.items()
+        if not name.startswith(tuple(about["ignored"]) or ("\0",))
+    }

@@ -35,7 +35,10 @@ def begin(
     artifacts: str,
     reports: str,     # reports/<scale>
 ) -> Run:
-    "Begin the notebook's run: the working folder is the project's, generators are seeded, torch has the scale's number of threads and its precision. Raises BadInput as `read_scale`, and outside a project."
+    """Begin the notebook's run: the working folder is the project's, generators are seeded, torch has the scale's
+    number of threads and its precision.
+
+    Raises BadInput as `read_scale`, and outside a project."""
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / "settings.ini").is_file()), None)
     if root is None: raise BadInput(here, "lies in no project: no folder above holds settings.ini", "Start the notebook from the project's folder")
