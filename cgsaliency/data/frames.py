@@ -178,9 +178,8 @@ class _Images:
         self.size, self.colors = size, VideoReformatter()
 
     def __call__(self, frame: "av.VideoFrame") -> Image.Image:
-        image = self.colors.reformat(
-            frame, format="rgb24", threads=1
-        ).to_image()  # small frames: threads cost more than they save
+        # frames are small: threads cost more than they save
+        image = self.colors.reformat(frame, format="rgb24", threads=1).to_image()
         return image if self.size is None else image.resize(self.size, Image.Resampling.BICUBIC)
 
 class _Observed:
@@ -189,6 +188,7 @@ class _Observed:
     def __init__(self, path: Path): self.path, self.stamps, self.width, self.height = path, [], 0, 0
 
     def frames(self) -> Iterator[tuple[int, "av.VideoFrame"]]:
+        "Yield all frames with their numbers. Raises BadInput for a video that cannot be decoded or has none."
         for number, frame in enumerate(_decoded(self.path)):
             if number == 0: self.width, self.height = frame.width, frame.height
             self.stamps.append(frame.time)
