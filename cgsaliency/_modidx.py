@@ -1978,6 +1978,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                               'cgsaliency/reproduce/rehearsal.py'),
                                                 'cgsaliency.reproduce.rehearsal.covered_seconds': ( 'reproduce/rehearsal.html#covered_seconds',
                                                                                                     'cgsaliency/reproduce/rehearsal.py'),
+                                                'cgsaliency.reproduce.rehearsal.disk_of_notebooks': ( 'reproduce/rehearsal.html#disk_of_notebooks',
+                                                                                                      'cgsaliency/reproduce/rehearsal.py'),
                                                 'cgsaliency.reproduce.rehearsal.draw_data': ( 'reproduce/rehearsal.html#draw_data',
                                                                                               'cgsaliency/reproduce/rehearsal.py'),
                                                 'cgsaliency.reproduce.rehearsal.draw_weights': ( 'reproduce/rehearsal.html#draw_weights',
