@@ -3,7 +3,7 @@
 Half of the kills take every process of the run, as a machine that loses power does; half take `make`, Snakemake and the runners alone, and leave the kernels to notice. Both runs use the same folder,
 one after the other, since notebooks say where they read and write. The disk is a small one in memory where this may be mounted (by root), else its fault is left out, and that is said.
 """
-import argparse, hashlib, os, platform, random, shutil, subprocess, sys, tempfile, time
+import argparse, hashlib, json, os, platform, random, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import psutil
@@ -39,7 +39,15 @@ def pages(folder, scale): return {path: path.stat().st_mtime_ns for path in (fol
 
 def content(folder):
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(TOLD) and not path.name.endswith(".lock"))
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(bytes_of(path)).hexdigest() for path in files}
+
+
+def bytes_of(path):
+    "Return what the file holds; of the index of the videos what stays, in order: it says when each video was written."
+    if path.name != "videos.jsonl":
+        return path.read_bytes()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return json.dumps(sorted(({**row, "changed": None} for row in rows), key=lambda row: row["path"])).encode()
 
 
 def mounted(folder, size): return subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(folder)], capture_output=True).returncode == 0
@@ -95,9 +103,15 @@ if __name__ == "__main__":
     for path in sorted(again): print(f"done again: {path.relative_to(folder)}")
     if full: subprocess.run(["umount", "-l", str(folder)])
     what = " ".join(given.sections) or "all notebooks"
-    write_rows(ROOT / "benchmarks/results/killed.csv", f"{platform.machine()} CPU, {os.cpu_count()} cores", [
-        (f"{given.scale}: kills at random moments", kills, "kills", what), (f"{given.scale}: notebooks", len(pages(kept, given.scale)), "notebooks", what), (f"{given.scale}: full disks", int(full), "times", "one of a third of what the run leaves"),
-        (f"{given.scale}: notebooks that were whole and ran again", len(again), "notebooks", ""), (f"{given.scale}: files of reports and artifacts", len(first), "files", ""),
-        (f"{given.scale}: of these not byte-equal to the undisturbed run's", len(other), "files", "")], prefix=f"{given.scale}:")
+    label, where = f"{given.scale}, {what}", f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    rows = [
+        (f"{label}: kills at random moments", kills, "kills", ""),
+        (f"{label}: notebooks", len(pages(kept, given.scale)), "notebooks", ""),
+        (f"{label}: full disks", int(full), "times", "one of a third of what the run leaves"),
+        (f"{label}: notebooks that were whole and ran again", len(again), "notebooks", ""),
+        (f"{label}: files of reports and artifacts", len(first), "files", ""),
+        (f"{label}: of these not byte-equal to the undisturbed run's", len(other), "files", ""),
+    ]
+    write_rows(ROOT / "benchmarks/results/killed.csv", where, rows, prefix=f"{label}:")
     if other or again: sys.exit(1)
     shutil.rmtree(work, ignore_errors=True)
