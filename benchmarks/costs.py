@@ -583,7 +583,7 @@ def toybox_hours() -> dict[str, float]:
         return {
             row["name"].removeprefix("toybox: "): float(row["value"]) / 3600
             for row in csv.DictReader(file)
-            if row["name"].startswith("toybox: ") and row["unit"] == "s"
+            if row["name"].startswith("toybox: ") and row["unit"] == "s" and not row["name"].endswith(", processor time")
         }
 
 

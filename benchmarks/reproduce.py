@@ -62,7 +62,7 @@ def by_paper(scale: str, rows: list[Row]) -> list[Row]:
     for paper in PAPERS:
         own = [(name, value, unit) for name, value, unit, _ in rows if name.startswith(f"{scale}: {paper}/")]
         memory = max((value for name, value, _ in own if name.endswith(", largest memory")), default=0.0)
-        seconds = sum(value for _, value, unit in own if unit == "s")
+        seconds = sum(value for name, value, unit in own if unit == "s" and not name.endswith(", processor time"))
         found += [
             (f"{scale}: largest memory of a notebook of {paper}", memory, "GiB", ""),
             (f"{scale}: all notebooks of {paper}, one after the other", round(seconds), "s", ""),

@@ -261,6 +261,7 @@ def run_costs(
         (f"{prefix}: largest memory of a notebook", found[most]["memory_gib"], "GiB", most),
         (f"{prefix}: disk of reports and artifacts", round(disk / 2**30, 2), "GiB", ""),
         *((f"{prefix}: {section}", one["seconds"], "s", "") for section, one in found.items()),
+        *((f"{prefix}: {section}, processor time", one["cpu_seconds"], "s", "") for section, one in found.items()),
         *((f"{prefix}: {section}, largest memory", one["memory_gib"], "GiB", "") for section, one in found.items()),
         *((f"{prefix}: {section}, disk", round(size / 2**30, 4), "GiB", "") for section, size in own_disk.items()),
         *((f"{prefix}: shared {name}, disk", round(size / 2**30, 4), "GiB", "") for name, size in shared_disk.items())]
