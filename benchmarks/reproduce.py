@@ -2,7 +2,7 @@
 
 Time, the largest memory of all its processes together, when the first table stands, and time, memory and disk of each
 notebook. Writes into reports/ and artifacts/ of the project, which must not hold the scale yet. `--record` runs nothing
-and writes down the notebooks of a run that has ended.
+and writes down the notebooks of a run that have ended.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="toybox")
     parser.add_argument("--data", default="")
-    parser.add_argument("--record", action="store_true", help="run nothing")
+    parser.add_argument("--record", action="store_true", help="run nothing; record the notebooks that have ended")
     chosen = parser.parse_args()
     scale, where = chosen.scale, f"{platform.machine()} CPU, {os.cpu_count()} cores"
     reports, artifacts = (ROOT / folder / scale for folder in ("reports", "artifacts"))
@@ -92,6 +92,8 @@ def main() -> None:
             (f"{scale}: largest memory of all processes", round(memory, 2), "GiB", ""),
         ]
     sections = [name for name in load_scale(ROOT / f"nbs/papers/scales/{scale}.yaml") if name != "all"]
+    if chosen.record:
+        sections = [name for name in sections if (reports / f"{name}.run.json").is_file()]
     rows = run_costs(reports, artifacts, sections, scale)
     disk = [row for row in rows if row[0] == f"{scale}: disk of reports and artifacts"]
     if whole:

@@ -270,11 +270,11 @@ def disk_of_notebooks(
     folders: list[Path],     # reports/<scale> and artifacts/<scale>
     sections: list[str],     # names of notebooks, such as 'cgvs/table1'
 ) -> tuple[dict[str, int], dict[str, int]]:   # bytes by notebook, and by what lies under no notebook's name
-    "Return how much lies under each notebook's name: NAME.ipynb, NAME.json, NAME/... A link counts nothing."
+    "Return how much lies under each notebook's name: NAME.ipynb, NAME.json, NAME/... Links and hidden files count nothing."
     own, shared = dict.fromkeys(sections, 0), {}
     for folder in folders:
         for path in Path(folder).rglob("*"):
-            if path.is_symlink() or not path.is_file():
+            if path.is_symlink() or not path.is_file() or path.name.startswith("."):
                 continue
             parts = path.relative_to(folder).parts
             names = ["/".join((*parts[:depth], parts[depth].split(".")[0])) for depth in range(min(2, len(parts)))]
