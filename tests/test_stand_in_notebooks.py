@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOME = ("cgvs/table1", "ebr/recogniser")      # with the notebooks that they need: drawn data, a backbone, a captioner, frames
+SOME = ("cgvs/table1",)      # with the notebooks that it needs: drawn data, a backbone, a captioner
 
 
 def run(folder: Path, *targets: str) -> subprocess.CompletedProcess:
