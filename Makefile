@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce reproducing rehearse rehearsing test check pytest nbtest smoke readme notebooks graph docs papers lock clean
+.PHONY: help setup installed hooks reproduce run-reproduce rehearse run-rehearse test check format pytest nbtest smoke readme notebooks graph docs sync lock clean
 
 SCALE ?= toybox
 DATA ?=
@@ -12,6 +12,7 @@ REPORTS ?= reports
 ARTIFACTS ?= artifacts
 ARGS ?=
 WORKERS ?= 2
+PYTEST_ARGS ?=
 PROFILE ?=
 GPUS ?=
 MEMORY ?=
@@ -24,9 +25,9 @@ $(error Python 3.11 or newer is needed and was not found: install it, or name it
 endif
 
 BIN := .venv/bin
-ALONE := $(PYTHON) tools/alone.py
+WITH_LOCK := $(PYTHON) cgsaliency/reproduce/with_lock.py
 # the environment belongs to its locks and one place: another lock, or a moved folder, makes it anew
-STAMP := .venv/.locked-$(shell { pwd; cat requirements.lock oracles.lock; } | cksum | tr ' ' '-')
+VENV_STAMP := .venv/.locked-$(shell { pwd; cat requirements.lock oracles.lock; } | cksum | tr ' ' '-')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 define step
@@ -35,21 +36,21 @@ endef
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo; echo "make reproduce [SCALE=smoke|toybox|sample] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [PROFILE=slurm|kubernetes|generic] [GPUS=number] [MEMORY=GiB] [ARGS='--dry-run']"
+	@echo; echo "make reproduce [SCALE=smoke|toybox|sample|paper|FILE.yaml] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [PROFILE=slurm|kubernetes|generic] [GPUS=number] [MEMORY=GiB] [ARGS='--dry-run']"
 
 setup:  ## make .venv from requirements.lock (all targets do it by themselves, once)
-	@$(ALONE) .make/setup.lock $(MAKE) --no-print-directory -s installed
+	@$(WITH_LOCK) .make/setup.lock $(MAKE) --no-print-directory -s installed
 
 installed: .venv/.linked
 
-$(STAMP):
+$(VENV_STAMP):
 	@echo "=== installing requirements.lock into .venv (about 6 GB, some minutes)"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -qq --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -qq --require-hashes --no-deps --no-build-isolation --use-pep517 -r oracles.lock
 	touch $@
 
-.venv/.linked: $(STAMP) setup.py settings.ini
+.venv/.linked: $(VENV_STAMP) setup.py settings.ini
 	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --use-pep517 -e .
 	@$(MAKE) --no-print-directory -s hooks
 	touch $@
@@ -63,56 +64,67 @@ hooks:  ## let git check commits and merge notebooks cell by cell (part of the s
 	  git config merge.nbdev-merge.driver '.venv/bin/nbdev_merge %O %A %B %P'; \
 	fi || echo "git hooks are not set: the configuration of this checkout cannot be written"
 
-# Snakemake's own lock outlives a killed run; tools/alone.py's does not. A second run waits for the first.
+# Snakemake's own lock outlives a killed run; cgsaliency/reproduce/with_lock.py's does not. A second run waits for the first.
 reproduce: setup  ## every table and figure, into reports/<scale>; goes on where a stopped run was
-	@$(ALONE) .make/reproduce-$(SCALE).lock $(MAKE) --no-print-directory -s reproducing
+	@$(WITH_LOCK) .make/reproduce-$(notdir $(basename $(SCALE))).lock $(MAKE) --no-print-directory -s run-reproduce
 
 SNAKEMAKE = $(BIN)/python -m snakemake --nolock --rerun-incomplete --quiet host reason
-CHOSEN = --config scale=$(SCALE) "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
+CONFIG = --config "scale=$(SCALE)" "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
 
 # How many notebooks run side by side: as many as CORES, GPUs and memory allow; GPUS and MEMORY replace what is found. On a cluster the scheduler decides.
-LIMITS = --resources $$($(PYTHON) tools/limits.py "$(GPUS)" "$(MEMORY)")
+RESOURCES = --resources $$($(BIN)/python -m cgsaliency.reproduce.machine_resources "$(GPUS)" "$(MEMORY)")
 
-reproducing:
-	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) --cores $(CORES) first $(LIMITS) $(CHOSEN))
-	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(LIMITS)) $(CHOSEN)
+run-reproduce:
+	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) --cores $(CORES) first $(RESOURCES) $(CONFIG))
+	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(RESOURCES)) $(CONFIG)
 
 # Its data are its own: a folder that is given is only linked to, and what it lacks is drawn beside the links.
-rehearse: setup  ## scale paper on a handful of drawn items: all notebooks at the papers' sizes, no GPU needed (36 minutes and 7 GiB on 2 cores); goes on where it was stopped
-	@$(ALONE) .make/rehearse.lock $(MAKE) --no-print-directory -s rehearsing
+rehearse: setup  ## scale paper on a handful of synthetic items: all notebooks at the papers' sizes, no GPU needed (36 minutes and 7 GiB on 2 cores); goes on where it was stopped
+	@$(WITH_LOCK) .make/rehearse.lock $(MAKE) --no-print-directory -s run-rehearse
 
 REHEARSAL ?= .make/rehearsal
-rehearsing: export OMP_NUM_THREADS := 1
-rehearsing:
+run-rehearse: export OMP_NUM_THREADS := 1
+run-rehearse:
 	@$(BIN)/python tools/rehearse.py draw $(REHEARSAL)/data $(if $(DATA),"$(DATA)")
 	@$(MAKE) --no-print-directory -s reproduce SCALE=rehearsal DATA=$(REHEARSAL)/data REPORTS=$(REHEARSAL)/reports ARTIFACTS=$(REHEARSAL)/artifacts MEMORY=$(or $(MEMORY),16) ARGS='--keep-going $(ARGS)' || \
 	  { echo "=== not all notebooks have run to their end; these failed:" >&2; find $(REHEARSAL)/reports -name '*.failed.ipynb' >&2; exit 1; }
 	@$(if $(findstring dry-run,$(ARGS)),,$(BIN)/python tools/rehearse.py record $(REHEARSAL)/reports/rehearsal $(REHEARSAL)/artifacts/rehearsal)
 
 test: setup  ## everything that has to hold: the four targets below
-	$(call step,notebooks package and README agree,$(MAKE) --no-print-directory -s check)
+	$(call step,code names notebooks package and README agree,$(MAKE) --no-print-directory -s check)
 	$(call step,pytest,$(MAKE) --no-print-directory -s pytest)
 	$(call step,tests in the notebooks,$(MAKE) --no-print-directory -s nbtest)
 	$(call step,the reproduction at scale smoke,$(MAKE) --no-print-directory -s smoke)
 	@echo "=== all four passed"
 
-check: setup  ## notebooks are clean; package and README are what they say
-	@tools/agree
+# cgsaliency/ is exported from nbs/ and formatted by nbdev, so it is checked but not formatted.
+CODE := nbs tests benchmarks tools data_scripts profiles setup.py
+
+check: setup  ## code, names and notebooks are clean; package and README are what the notebooks say
+	@$(BIN)/ruff check --no-cache cgsaliency $(CODE)
+	@$(BIN)/ruff format --no-cache --check $(CODE)
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/project/test_names.py
+	@tools/check_sync
+
+format: setup  ## sort imports, fix what ruff can fix safely, format (notebooks too); then export
+	@$(BIN)/ruff check --no-cache --fix --fix-only --select E401,I,UP,F401 $(CODE)
+	@$(BIN)/ruff format --no-cache $(CODE)
+	@$(BIN)/nbdev_export
 
 pytest nbtest notebooks: export OMP_NUM_THREADS := 1
 
-pytest: setup  ## tests of what crosses modules
-	@$(BIN)/python -m pytest -q -n $(WORKERS) tests
+pytest: setup  ## tests of what crosses modules; PYTEST_ARGS='-m "not slow"' leaves out what takes long
+	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS) tests
 
 nbtest: setup  ## run the tests in the notebooks
-	@$(BIN)/nbdev_test --n_workers $(WORKERS) --skip_file_glob start_here.ipynb   # which needs a run: tests/test_start_here.py gives it one
+	@$(BIN)/nbdev_test --n_workers $(WORKERS) --skip_file_glob start_here.ipynb   # which needs a run: tests/app/test_cli.py gives it one
 
 smoke: setup  ## the reproduction from nothing, at the smallest scale
-	@$(ALONE) .make/smoke.lock $(SHELL) -c 'rm -rf .make/smoke && exec $(MAKE) --no-print-directory -s reproduce SCALE=smoke DATA= REPORTS=.make/smoke/reports ARTIFACTS=.make/smoke/artifacts'
+	@$(WITH_LOCK) .make/smoke.lock $(SHELL) -c 'rm -rf .make/smoke && exec $(MAKE) --no-print-directory -s reproduce SCALE=smoke DATA= REPORTS=.make/smoke/reports ARTIFACTS=.make/smoke/artifacts'
 
-readme: setup  ## README.md and its pictures from nbs/index.ipynb
+readme: setup  ## README.md and its images from nbs/index.ipynb
 	@rm -f nbs/images/README_*
-	@$(BIN)/python -m nbconvert --config tools/readme.py --log-level WARN --output README nbs/index.ipynb
+	@$(BIN)/python -m nbconvert --config tools/readme_config.py --log-level WARN --output README nbs/index.ipynb
 
 notebooks: setup  ## execute all library notebooks in place, clean them, export them
 	@$(BIN)/nbdev_export
@@ -121,16 +133,16 @@ notebooks: setup  ## execute all library notebooks in place, clean them, export 
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
 
-graph: setup  ## the picture of the run in README.md (needs graphviz)
-	@$(BIN)/python tools/graph.py nbs/images/graph.svg
+graph: setup  ## the graph of the run in README.md (needs graphviz)
+	@$(BIN)/python tools/run_graph.py nbs/images/graph.svg
 
 docs: setup  ## the site with all notebooks, into _docs/html; papers show the last run of SCALE, where there is one
-	@$(BIN)/python tools/docs.py _docs $(wildcard $(REPORTS)/$(SCALE))
-	@$(BIN)/python tools/look.py _docs/html
+	@$(BIN)/python tools/build_site.py _docs $(wildcard $(REPORTS)/$(SCALE))
+	@$(BIN)/python tools/check_site.py _docs/html
 	@echo "=== open _docs/html/index.html"
 
-papers: setup  ## carry the outputs of finished runs into the paper notebooks: of scale toybox, else of scale sample
-	@$(BIN)/python tools/carry.py $(REPORTS) toybox sample
+sync: setup  ## copy the outputs of finished runs into the paper notebooks: of scale toybox, else of scale sample
+	@$(BIN)/python -m cgsaliency.reproduce.sync_outputs $(REPORTS) toybox sample
 	@$(BIN)/nbdev_clean
 
 lock:  ## resolve requirements.in into requirements.lock (ARGS=--upgrade takes newer versions)
@@ -139,5 +151,5 @@ lock:  ## resolve requirements.in into requirements.lock (ARGS=--upgrade takes n
 	  --custom-compile-command "make lock" $(ARGS) requirements.in -o requirements.lock
 
 clean:  ## remove what tests and builds leave (not .venv, reports or artifacts)
-	@rm -rf build dist *.egg-info .pytest_cache _proc _docs .make/smoke .make/uv
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache _proc _docs .make/smoke .make/uv
 	@find nbs cgsaliency tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

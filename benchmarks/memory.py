@@ -1,5 +1,5 @@
-"""The main memory that a process has had. Linux counts it of the program alone; `getrusage` gives a new process the
-largest memory of the one that started it."""
+"""The peak main memory of a process. Linux counts that of the process alone; with `getrusage` a new process inherits
+the peak of its parent process."""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def highest_memory() -> int:
-    "Return the most bytes that this process has held, since `forget_highest` where that was called."
+    "Return the peak memory of this process in bytes, since the last call of `forget_highest`."
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.is_file() else []:
         if line.startswith("VmHWM"):
@@ -16,8 +16,8 @@ def highest_memory() -> int:
 
 
 def forget_highest() -> None:
-    "Begin to count anew, on Linux; elsewhere nothing happens."
+    "Reset the peak memory on Linux; do nothing elsewhere."
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        pass  # then the memory of what was prepared counts, too
+        pass  # the peak then includes the memory of the preparation

@@ -1,8 +1,8 @@
-"""Measure what `make reproduce` takes from nothing: `python benchmarks/reproduce.py [--scale NAME] [--data FOLDER]`.
+"""Measure a complete `make reproduce`: `python benchmarks/reproduce.py [--scale NAME] [--data FOLDER]`.
 
-Time, the largest memory of all its processes together, when the first table stands, and time, memory and disk of each
-notebook. Writes into reports/ and artifacts/ of the project, which must not hold the scale yet. `--record` runs nothing
-and writes down the notebooks of a run that have ended.
+Time, peak memory of all its processes together, time to the first table, and time, memory and disk of each notebook.
+Writes into reports/ and artifacts/ of the project, which must not contain the scale yet. `--record` runs nothing and
+records the finished notebooks of a run.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from cgsaliency.core.scales import load_scale
-from cgsaliency.reproduce.rehearsal import run_costs
+from cgsaliency.reproduce.rehearsal import notebook_costs
+from cgsaliency.reproduce.scale_config import load_scale
 from measure import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ Row = tuple[str, float, str, str]
 
 
 def memory_of(process: psutil.Process) -> int:
-    "Return the bytes of the process and its children that nobody shares."
+    "Return the unshared memory of the process and its children, bytes."
     total = 0
     for member in [process, *process.children(recursive=True)]:
         try:
@@ -37,70 +37,72 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def run(scale: str, data: str) -> tuple[float, float]:
-    "Run `make reproduce`; return its seconds and the largest memory of all its processes in GiB."
+    "Run `make reproduce`; return its seconds and the peak memory of all its processes in GiB."
     start, peak = time.monotonic(), 0
     running = subprocess.Popen(["make", "reproduce", f"SCALE={scale}", f"DATA={data}"], cwd=ROOT)
     process = psutil.Process(running.pid)
     while running.poll() is None:
         peak = max(peak, memory_of(process))
-        time.sleep(10)  # to look through gigabytes takes its time, too
+        time.sleep(10)  # measuring gigabytes takes time, too
     if running.returncode:
         sys.exit(running.returncode)
     return time.monotonic() - start, peak / 2**30
 
 
-def first_table(reports: Path, began: float) -> tuple[str, float]:
-    "Return the name of the table that stood first, and after how many seconds."
-    tables = {path: path.stat().st_mtime - began for path in reports.glob("*/table*.csv") if ".claims" not in path.name}
+def first_table(reports: Path, start: float) -> tuple[str, float]:
+    "Return the name of the first table that was written, and the seconds until then."
+    tables = {path: path.stat().st_mtime - start for path in reports.glob("*/table*.csv") if ".claims" not in path.name}
     first = min(tables, key=tables.__getitem__)
     return first.relative_to(reports).with_suffix("").as_posix(), tables[first]
 
 
 def by_paper(scale: str, rows: list[Row]) -> list[Row]:
-    "Return for each paper the largest memory and the seconds of its notebooks."
-    found = []
+    "Return the peak memory and the total seconds of the notebooks of each paper."
+    summary = []
     for paper in PAPERS:
-        own = [(name, value, unit) for name, value, unit, _ in rows if name.startswith(f"{scale}: {paper}/")]
-        memory = max((value for name, value, _ in own if name.endswith(", largest memory")), default=0.0)
-        seconds = sum(value for name, value, unit in own if unit == "s" and not name.endswith(", processor time"))
-        found += [
+        paper_rows = [(name, value, unit) for name, value, unit, _ in rows if name.startswith(f"{scale}: {paper}/")]
+        memory = max((value for name, value, _ in paper_rows if name.endswith(", largest memory")), default=0.0)
+        seconds = sum(
+            value for name, value, unit in paper_rows if unit == "s" and not name.endswith(", processor time")
+        )
+        summary += [
             (f"{scale}: largest memory of a notebook of {paper}", memory, "GiB", ""),
             (f"{scale}: all notebooks of {paper}, one after the other", round(seconds), "s", ""),
         ]
-    return found
+    return summary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="toybox")
     parser.add_argument("--data", default="")
-    parser.add_argument("--record", action="store_true", help="run nothing; record the notebooks that have ended")
-    chosen = parser.parse_args()
-    scale, where = chosen.scale, f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    parser.add_argument("--record", action="store_true", help="run nothing; record the finished notebooks")
+    args = parser.parse_args()
+    scale, machine = args.scale, f"{platform.machine()} CPU, {os.cpu_count()} cores"
     reports, artifacts = (ROOT / folder / scale for folder in ("reports", "artifacts"))
-    whole: list[Row] = []
-    if not chosen.record:
-        there = [path for path in (reports, artifacts) if path.exists()]
-        if there:
-            sys.exit(f"{there[0]}: stands there already; move it away to measure a run from nothing")
-        began = time.time()
-        took, memory = run(scale, chosen.data)
-        table, until = first_table(reports, began)
-        whole = [
-            (f"{scale}: make reproduce from nothing, after the installation", round(took), "s", ""),
-            (f"{scale}: until the first table stands ({table})", round(until), "s", ""),
+    run_rows: list[Row] = []
+    if not args.record:
+        existing = [path for path in (reports, artifacts) if path.exists()]
+        if existing:
+            sys.exit(f"{existing[0]} exists already; move it away to measure a complete run")
+        start = time.time()
+        total_seconds, memory = run(scale, args.data)
+        table, table_seconds = first_table(reports, start)
+        run_rows = [
+            (f"{scale}: make reproduce from nothing, after the installation", round(total_seconds), "s", ""),
+            (f"{scale}: until the first table stands ({table})", round(table_seconds), "s", ""),
             (f"{scale}: largest memory of all processes", round(memory, 2), "GiB", ""),
         ]
-    sections = [name for name in load_scale(ROOT / f"nbs/papers/scales/{scale}.yaml") if name != "all"]
-    if chosen.record:
+    sections = [name for name in load_scale(scale) if name != "all"]
+    if args.record:
         sections = [name for name in sections if (reports / f"{name}.run.json").is_file()]
-    rows = run_costs(reports, artifacts, sections, scale)
+    rows = notebook_costs(reports, artifacts, sections, scale)
     disk = [row for row in rows if row[0] == f"{scale}: disk of reports and artifacts"]
-    if whole:
-        whole += disk + by_paper(scale, rows)
-        write_rows(RESULTS / "reproduce.csv", where, whole, prefix=f"{scale}:")
-    of_notebooks = [row for row in rows if "notebook" not in row[0] and row not in disk]
-    write_rows(RESULTS / "notebooks.csv", where, of_notebooks, prefix=f"{scale}:")
+    if run_rows:
+        run_rows += disk + by_paper(scale, rows)
+        write_rows(RESULTS / "reproduce.csv", machine, run_rows, prefix=f"{scale}:")
+    notebook_rows = [row for row in rows if "notebook" not in row[0] and row not in disk]
+    write_rows(RESULTS / "notebooks.csv", machine, notebook_rows, prefix=f"{scale}:")
 
 
 if __name__ == "__main__":

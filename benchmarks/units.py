@@ -1,45 +1,44 @@
-"""One unit of each long job of scale `paper`, ready to run: a training step, the features of an image, the explanation
-of a sentence.
+"""One unit of each long job of scale `paper`: a training step, the features of an image, the explanation of a caption.
 
-`costs.py` counts what a unit takes on this machine, `gpu.py` measures it on a GPU. Sizes are read from the settings
-of the scale, so that both follow them. Data are random: the numbers that come out mean nothing, and captions never
-end before the longest that is allowed, so that decoding takes as long as it can.
+`costs.py` measures a unit on this machine's CPU, `gpu.py` on a GPU. Both read the sizes from the settings of the scale.
+Data are random: the outputs have no meaning, and captions always have the maximum length, which is the worst case of
+decoding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-
 from torch import Tensor, nn
 
-from cgsaliency.core.contracts import Descriptors
-from cgsaliency.core.geometry import Grid, View
-from cgsaliency.core.regions import Regions
-from cgsaliency.core.run import device_of, mixed_precision
-from cgsaliency.core.scales import load_scale
-from cgsaliency.data.text import Vocabulary
+from cgsaliency.core.geometry import CellGrid, ImageCrop
+from cgsaliency.core.protocols import Descriptors
+from cgsaliency.core.regions import QuadRegions
+from cgsaliency.core.runtime import device_of, mixed_precision
+from cgsaliency.data.vocabulary import Vocabulary
 from cgsaliency.explain.attention import area_attention, attention
 from cgsaliency.explain.cgvs import cgvs
-from cgsaliency.explain.excitation import by_excitation, excitation
-from cgsaliency.explain.frames import bp_r, eb_r, in_frames
-from cgsaliency.explain.gradient import by_gradients, gradient
-from cgsaliency.explain.recurrent import evidence_in_time
+from cgsaliency.explain.cnn_rnn import bp_r, eb_r, propagate_to_frames
+from cgsaliency.explain.excitation import excitation_backprop, excitation_rule
+from cgsaliency.explain.excitation_captions import eb_r_words
+from cgsaliency.explain.excitation_rnn import temporal_evidence
+from cgsaliency.explain.gradient import gradient_rule, gradient_saliency
 from cgsaliency.explain.word_gradient import integrated_gradients, word_gradient
-from cgsaliency.explain.words import eb_r_words
-from cgsaliency.models.action import NETWORKS as FRAME_NETWORKS
-from cgsaliency.models.action import SOURCE, ActionRecogniser, features_of
-from cgsaliency.models.areas import About
-from cgsaliency.models.backbone import Backbone
-from cgsaliency.models.captioning import captioning_loss
+from cgsaliency.features.backbone import BACKBONES, Backbone
+from cgsaliency.features.frame_extractor import FC7_LAYER, extract_layer_features
+from cgsaliency.models.areas_of_attention import WithImageVector
+from cgsaliency.models.base import captioning_loss
+from cgsaliency.models.cnn_lstm import ActionLSTM
 from cgsaliency.models.decode import beam_search
-from cgsaliency.models.looking import CUTS, Looker, looking_loss
-from cgsaliency.models.mean_pool import MeanPool
+from cgsaliency.models.mean_pool import MeanPoolCaptioner
+from cgsaliency.models.region_captioner import RegionCaptioner, region_captioning_loss
 from cgsaliency.models.s2vt import S2VT
 from cgsaliency.models.soft_attention import SoftAttention, attention_loss
+from cgsaliency.reproduce.scale_config import load_scale
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING, FEATURES, DECODING, EXPLAINING = "training", "features", "decoding", "explaining"
@@ -50,18 +49,18 @@ TRAINING, FEATURES, DECODING, EXPLAINING = "training", "features", "decoding", "
 
 @dataclass(frozen=True)
 class Sizes:
-    "The sizes of all units."
+    "Sizes of all units."
 
     settings: dict[str, dict]  # of a scale, by notebook
     vocabulary: int = 7000  # words of Flickr30k's captions
-    coco_vocabulary: int = 6324  # words of MSCOCO's captions that are said ten times or more
+    coco_vocabulary: int = 6324  # words of MSCOCO's captions that occur at least ten times
     length: int = 20  # words of a training caption
-    explained: int = 12  # words of a caption that is explained
-    cells: int = 8  # rows, and columns, of descriptors
-    features: int = 2048  # D, of a descriptor
+    explained_length: int = 12  # words of a caption that is explained
+    cells: int = 8  # descriptors in a row, and in a column, of the grid
+    features: int = 2048  # D of a descriptor
     backbone: str = "inception_v3"
     frame_network: str = "vgg16"
-    fc7: int = 4096  # D, of a frame
+    fc7: int = 4096  # D of a frame
     classes: int = 101
     images: int = 64  # in one pass of feature extraction
     frames: int = 128  # of a clip that is explained
@@ -70,20 +69,21 @@ class Sizes:
 
 def paper_settings() -> dict[str, dict]:
     "Return the settings of scale `paper`, by notebook."
-    return load_scale(ROOT / "nbs/papers/scales/paper.yaml")
+    return load_scale("paper")
 
 
 SMALLEST = {
-    "words": 8,
-    "hidden": 8,
-    "embedding": 8,
-    "attending": 8,
+    "word_dim": 8,
+    "hidden_dim": 8,
+    "embed_dim": 8,
+    "attention_dim": 8,
     "batch_size": 2,
-    "captions": 2,
-    "frames": 4,
+    "num_captions": 2,
+    "num_frames": 4,
+    "frames_per_clip": 4,
     "max_words": 5,
-    "steps": 2,
-    "length": 4,
+    "integration_steps": 2,
+    "clip_length": 4,
     "network": "toyvgg",
 }
 
@@ -95,19 +95,19 @@ def smallest(settings: Any, name: str = "") -> Any:
     return SMALLEST.get(name, settings) if settings else settings
 
 
-def paper_sizes(**other: int) -> Sizes:
-    "Return the sizes of scale `paper`; some may be chosen otherwise."
-    return Sizes(paper_settings(), **other)
+def paper_sizes(**changes: int) -> Sizes:
+    "Return the sizes of scale `paper`, with the given changes."
+    return Sizes(paper_settings(), **changes)
 
 
 def smallest_sizes() -> Sizes:
-    "Return sizes with which every unit takes a fraction of a second on a CPU."
+    "Return sizes for which every unit takes a fraction of a second on a CPU."
     return Sizes(
         smallest(paper_settings()),
         vocabulary=12,
         coco_vocabulary=12,
         length=4,
-        explained=3,
+        explained_length=3,
         cells=2,
         features=96,
         backbone="toynet",
@@ -125,14 +125,12 @@ def smallest_sizes() -> Sizes:
 
 @dataclass(frozen=True)
 class Unit:
-    "What is run once, and what it stands for."
+    "A call to measure, and the number of units in it."
 
-    kind: str  # of the four above
-    make: Callable[
-        [torch.device], Callable[[], object]
-    ]  # from a device to the call that is measured; its model and data are made before
+    kind: str  # TRAINING, FEATURES, DECODING or EXPLAINING
+    make: Callable[[torch.device], Callable[[], object]]  # builds model and data on a device; returns the measured call
     per_call: int = 1  # units in one call
-    against: str = ""  # the unit that it is set beside, of which it is a multiple
+    against: str = ""  # the unit relative to which it is reported
 
 
 def training_step(
@@ -140,8 +138,8 @@ def training_step(
     loss: Callable[[nn.Module, Any], Tensor],
     batch: Any,  # on the same device
 ) -> Callable[[], Tensor]:
-    """Return a call that trains the model by one step of Adam, in the precision that was chosen, and returns the
-    loss; its attribute `parameters` says how many are trained."""
+    """Return a function that trains the model by one step of Adam, in the current precision, and returns the loss; its
+    attribute `parameters` is the number of trained parameters."""
     device = device_of(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, 1e-4)
@@ -160,8 +158,8 @@ def training_step(
 
 
 def vocabulary_of(words: int) -> Vocabulary:
-    "Return a vocabulary of that many words."
-    return Vocabulary.of([[f"w{k}" for k in range(words)]])
+    "Return a vocabulary with the given number of words."
+    return Vocabulary.from_captions([[f"w{k}" for k in range(words)]])
 
 
 def random_captions(items: int, captions: int, length: int, words: int, device: torch.device) -> Tensor:
@@ -170,19 +168,19 @@ def random_captions(items: int, captions: int, length: int, words: int, device: 
 
 
 def captioner_of(sizes: Sizes, name: str) -> Callable[[], nn.Module]:
-    "Return what makes the captioner of that name: 'S2VT', 'soft attention' or 'mean pooling'."
+    "Return the constructor of a captioner: 'S2VT', 'soft attention' or 'mean pooling'."
     settings, vocabulary = sizes.settings, vocabulary_of(sizes.vocabulary)
-    kind, own = {
-        "S2VT": (S2VT, settings["cgvs/captioner"]["sizes"]),
-        "soft attention": (SoftAttention, settings["cgvs/crops"]["soft"]),
-        "mean pooling": (MeanPool, settings["ebr/captioner"]["sizes"]),
+    kind, kwargs = {
+        "S2VT": (S2VT, settings["cgvs/captioner"]["model_kwargs"]),
+        "soft attention": (SoftAttention, settings["cgvs/captioners_crop"]["soft_attention"]),
+        "mean pooling": (MeanPoolCaptioner, settings["ebr/captioner"]["model_kwargs"]),
     }[name]
-    max_words = settings["cgvs/captioner"]["sizes"]["max_words"]
-    return partial(kind, vocabulary, **{"features": sizes.features, **own, "max_words": max_words})
+    max_words = settings["cgvs/captioner"]["model_kwargs"]["max_words"]
+    return partial(kind, vocabulary, **{"feature_dim": sizes.features, **kwargs, "max_words": max_words})
 
 
-def placed(make: Callable[[], nn.Module], device: torch.device) -> nn.Module:
-    "Return the model, made on the device, at rest."
+def build_model(make: Callable[[], nn.Module], device: torch.device) -> nn.Module:
+    "Build the model on the device, in eval mode."
     torch.manual_seed(0)
     with device:
         model = make()
@@ -197,14 +195,14 @@ def caption_training(
     loss: Callable = captioning_loss,
     supervised: bool = False,
 ) -> Unit:
-    "A training step of a captioner of descriptors, with as many items and captions as the notebook takes."
-    chosen = sizes.settings[section.partition(" ")[0]]
-    chosen = chosen[section.partition(" ")[2]] if " " in section else chosen
-    items, captions = chosen["training"]["batch_size"], chosen.get("captions", 5)
-    length = min(sizes.length, sizes.settings["cgvs/crops"]["max_words"])
+    "Return a training step of a captioner of descriptors, with the batch size and captions of the notebook."
+    notebook, _, key = section.partition(" ")
+    config = sizes.settings[notebook][key] if key else sizes.settings[notebook]
+    items, captions = config["training"]["batch_size"], config.get("num_captions", 5)
+    length = min(sizes.length, sizes.settings["cgvs/captioners_crop"]["max_words"])
 
     def work(device: torch.device) -> Callable[[], Tensor]:
-        model = placed(make, device)
+        model = build_model(make, device)
         values = torch.rand(items, descriptors, sizes.features, device=device)
         batch = values, random_captions(items, captions, length, sizes.vocabulary, device)
         maps = torch.rand(items, captions, length, descriptors, device=device)
@@ -214,63 +212,74 @@ def caption_training(
 
 
 def caption_trainings(sizes: Sizes) -> dict[str, Unit]:
-    "Training steps of the captioners of cgvs and ebr."
-    crops, films, cells = sizes.settings["cgvs/crops"], sizes.settings["cgvs/films"], sizes.cells**2
-    of_films = {
-        name: partial(captioner_of(sizes, name), **films[key])
-        for name, key in (("S2VT", "s2vt"), ("soft attention", "soft"))
+    "Return the training steps of the captioners of cgvs and ebr."
+    crops, videos = sizes.settings["cgvs/captioners_crop"], sizes.settings["cgvs/captioners_video"]
+    num_cells = sizes.cells**2
+    video_captioners = {
+        name: partial(captioner_of(sizes, name), **videos[key])
+        for name, key in (("S2VT", "s2vt"), ("soft attention", "soft_attention"))
     }
     soft = captioner_of(sizes, "soft attention")
     return {
-        "training step, S2VT, images": caption_training(sizes, captioner_of(sizes, "S2VT"), "cgvs/crops", cells),
+        "training step, S2VT, images": caption_training(
+            sizes, captioner_of(sizes, "S2VT"), "cgvs/captioners_crop", num_cells
+        ),
         "training step, soft attention, images": caption_training(
-            sizes, soft, "cgvs/crops", cells, partial(attention_loss, doubly=crops["doubly"])
+            sizes,
+            soft,
+            "cgvs/captioners_crop",
+            num_cells,
+            partial(attention_loss, doubly_stochastic_weight=crops["doubly_stochastic_weight"]),
         ),
         "training step, supervised attention, images": caption_training(
             sizes,
             soft,
-            "cgvs/crops",
-            cells,
-            partial(attention_loss, doubly=crops["doubly"], supervised=crops["supervised"]),
+            "cgvs/captioners_crop",
+            num_cells,
+            partial(
+                attention_loss,
+                doubly_stochastic_weight=crops["doubly_stochastic_weight"],
+                supervision_weight=crops["supervision_weight"],
+            ),
             True,
         ),
-        "training step, S2VT, videos": caption_training(sizes, of_films["S2VT"], "cgvs/films", films["frames"]),
+        "training step, S2VT, videos": caption_training(
+            sizes, video_captioners["S2VT"], "cgvs/captioners_video", videos["num_frames"]
+        ),
         "training step, soft attention, videos": caption_training(
             sizes,
-            of_films["soft attention"],
-            "cgvs/films",
-            films["frames"],
-            partial(attention_loss, doubly=films["doubly"]),
+            video_captioners["soft attention"],
+            "cgvs/captioners_video",
+            videos["num_frames"],
+            partial(attention_loss, doubly_stochastic_weight=videos["doubly_stochastic_weight"]),
         ),
         "training step, mean pooling, images": caption_training(
             sizes, captioner_of(sizes, "mean pooling"), "ebr/captioner images", 1
         ),
         "training step, mean pooling, videos": caption_training(
-            sizes, captioner_of(sizes, "mean pooling"), "ebr/captioner films", 1
+            sizes, captioner_of(sizes, "mean pooling"), "ebr/captioner videos", 1
         ),
     }
 
 
 def frame_network(sizes: Sizes, device: torch.device) -> nn.Module:
-    "The network of single frames, at rest."
-    return placed(partial(FRAME_NETWORKS[sizes.frame_network][0], num_classes=sizes.classes), device).requires_grad_(
-        False
-    )
+    "Return the frame CNN, frozen and in eval mode."
+    build = partial(BACKBONES[sizes.frame_network].build, num_classes=sizes.classes)
+    return build_model(build, device).requires_grad_(False)
 
 
-def side(sizes: Sizes) -> int:
-    "Pixels of a side of its input."
-    return CUTS[sizes.frame_network].size
+def input_size(sizes: Sizes) -> int:
+    "Return the side of the frame CNN's input, pixels."
+    return BACKBONES[sizes.frame_network].size
 
 
 def action_trainings(sizes: Sizes) -> dict[str, Unit]:
-    "Training steps of the network of single frames and of the LSTM over their features."
+    "Return the training steps of the frame CNN and of the LSTM over its features."
 
     def frames(device: torch.device) -> Callable[[], Tensor]:
-        items = sizes.settings["ebr/frames"]["training"]["batch_size"]
-        images = torch.randn(items, 3, side(sizes), side(sizes), device=device).contiguous(
-            memory_format=torch.channels_last
-        )
+        items = sizes.settings["ebr/frame_cnn"]["training"]["batch_size"]
+        images = torch.randn(items, 3, input_size(sizes), input_size(sizes), device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
         batch = images, torch.randint(sizes.classes, (items,), device=device)
         return training_step(
             frame_network(sizes, device).requires_grad_(True),
@@ -279,13 +288,13 @@ def action_trainings(sizes: Sizes) -> dict[str, Unit]:
         )
 
     def clips(device: torch.device) -> Callable[[], Tensor]:
-        chosen = sizes.settings["ebr/recogniser"]
-        items, length = chosen["training"]["batch_size"], chosen["length"]
+        config = sizes.settings["ebr/action_lstm"]
+        items, length = config["training"]["batch_size"], config["clip_length"]
         batch = (
             torch.rand(items, length, sizes.fc7, device=device),
             torch.randint(sizes.classes, (items,), device=device),
         )
-        model = placed(partial(recogniser_of, sizes), device)
+        model = build_model(partial(build_action_lstm, sizes), device)
         return training_step(
             model,
             lambda model, pair: F.cross_entropy(model.scores(pair[0]).flatten(0, 1), pair[1].repeat_interleave(length)),
@@ -298,72 +307,77 @@ def action_trainings(sizes: Sizes) -> dict[str, Unit]:
     }
 
 
-def recogniser_of(sizes: Sizes) -> ActionRecogniser:
-    "The LSTM over the features of frames."
-    return ActionRecogniser(
-        tuple(f"c{k}" for k in range(sizes.classes)), sizes.fc7, **sizes.settings["ebr/recogniser"]["sizes"]
+def build_action_lstm(sizes: Sizes) -> ActionLSTM:
+    "Build the LSTM over the features of frames."
+    return ActionLSTM(
+        tuple(f"c{k}" for k in range(sizes.classes)), sizes.fc7, **sizes.settings["ebr/action_lstm"]["model_kwargs"]
     )
 
 
 # Areas of attention
 
-AREAS = ("aoa/captioners", "aoa/kinds", "aoa/numbers", "aoa/flickr30k", "aoa/finetuned")
+AREAS = ("aoa/train_terms", "aoa/train_region_types", "aoa/train_region_counts", "aoa/flickr30k", "aoa/finetuned")
 
 
 def area_models(settings: dict[str, dict]) -> dict[str, tuple[str, dict]]:
-    "Return notebook and settings of each model of areas of attention, by 'notebook/model'."
-    found = {}
+    "Return the notebook and the settings of each model of aoa, by 'notebook/model'."
+    models = {}
     for section in AREAS:
-        models = settings[section].get("models") or {"transformers": {"eyes": settings[section]["eyes"]}}
-        found |= {f"{section.removeprefix('aoa/')}/{name}": (section, own) for name, own in models.items()}
-    return found
+        configs = settings[section].get("models") or {
+            "spatial_transformers": {"encoder_kwargs": settings[section]["encoder_kwargs"]}
+        }
+        paper_section = section.removeprefix("aoa/")
+        models |= {f"{paper_section}/{name}": (section, config) for name, config in configs.items()}
+    return models
 
 
-def looker_of(sizes: Sizes, section: str, own: dict) -> Looker:
-    "The captioner with its network."
-    chosen, words = sizes.settings[section], sizes.vocabulary if section == "aoa/flickr30k" else sizes.coco_vocabulary
-    return Looker(
+def build_region_captioner(sizes: Sizes, section: str, config: dict) -> RegionCaptioner:
+    "Build the RegionCaptioner with its backbone."
+    settings = sizes.settings[section]
+    words = sizes.vocabulary if section == "aoa/flickr30k" else sizes.coco_vocabulary
+    return RegionCaptioner(
         vocabulary_of(words),
-        {"network": sizes.frame_network, **own["eyes"]},
-        chosen["max_words"],
-        **{**chosen["sizes"], **own.get("sizes", {})},
+        {"network": sizes.frame_network, **config["encoder_kwargs"]},
+        settings["max_words"],
+        **{**settings["model_kwargs"], **config.get("model_kwargs", {})},
     )
 
 
-def seen(sizes: Sizes, own: dict, items: int, device: torch.device, images: bool = False) -> tuple[Tensor, ...]:
-    "What `begin` of the captioner takes: images or γ, and boxes where it looks at proposals."
-    cut = CUTS[sizes.frame_network]
+def encoder_inputs(
+    sizes: Sizes, config: dict, items: int, device: torch.device, images: bool = False
+) -> tuple[Tensor, ...]:
+    "Return the inputs of the captioner's `init_state`: images or γ, and boxes for region type 'proposals'."
+    spec = BACKBONES[sizes.frame_network]
     with torch.device("meta"):
-        gamma = cut.build().features[: cut.gamma](torch.empty(1, 3, cut.size, cut.size)).shape[1:]
-    values = torch.rand(items, *((3, cut.size, cut.size) if images else gamma), device=device)
-    if own["eyes"]["kind"] != "proposals":
+        gamma = spec.build().features[: spec.split.lower_end](torch.empty(1, 3, spec.size, spec.size)).shape[1:]
+    values = torch.rand(items, *((3, spec.size, spec.size) if images else gamma), device=device)
+    if config["encoder_kwargs"]["region_type"] != "proposals":
         return (values,)
-    corner = torch.rand(items, sizes.proposals, 2, device=device) * cut.size / 2
-    return values, torch.cat([corner, corner + cut.size / 4], -1), torch.ones(items, sizes.proposals, device=device)
+    corner = torch.rand(items, sizes.proposals, 2, device=device) * spec.size / 2
+    return values, torch.cat([corner, corner + spec.size / 4], -1), torch.ones(items, sizes.proposals, device=device)
 
 
-def area_training(sizes: Sizes, section: str, own: dict) -> Unit:
-    "A training step of a captioner of regions; in aoa/finetuned the network learns, too."
-    chosen, learns = sizes.settings[section], section == "aoa/finetuned"
+def area_training(sizes: Sizes, section: str, config: dict) -> Unit:
+    "Return a training step of a RegionCaptioner; in aoa/finetuned the backbone is fine-tuned."
+    settings, finetuned = sizes.settings[section], section == "aoa/finetuned"
 
     def work(device: torch.device) -> Callable[[], Tensor]:
-        items = chosen["training"]["batch_size"]
-        model = placed(partial(looker_of, sizes, section, own), device)
-        model.eyes.network.requires_grad_(learns)
-        values, *more = seen(sizes, own, items, device, images=learns)
-        captions = random_captions(
-            items, chosen["captions"], min(sizes.length, chosen["max_words"] + 1), len(model.vocabulary), device
-        )
-        return training_step(model, looking_loss, (values, captions, *more))
+        items = settings["training"]["batch_size"]
+        model = build_model(partial(build_region_captioner, sizes, section, config), device)
+        model.region_encoder.network.requires_grad_(finetuned)
+        values, *boxes = encoder_inputs(sizes, config, items, device, images=finetuned)
+        length = min(sizes.length, settings["max_words"] + 1)
+        captions = random_captions(items, settings["num_captions"], length, len(model.vocabulary), device)
+        return training_step(model, region_captioning_loss, (values, captions, *boxes))
 
     return Unit(TRAINING, work)
 
 
 def area_trainings(sizes: Sizes) -> dict[str, Unit]:
-    "A training step of each model of areas of attention."
+    "Return a training step of each model of aoa."
     return {
-        f"training step, areas of attention, {name}": area_training(sizes, section, own)
-        for name, (section, own) in area_models(sizes.settings).items()
+        f"training step, areas of attention, {name}": area_training(sizes, section, config)
+        for name, (section, config) in area_models(sizes.settings).items()
     }
 
 
@@ -371,10 +385,10 @@ def area_trainings(sizes: Sizes) -> dict[str, Unit]:
 
 
 def features(sizes: Sizes) -> dict[str, Unit]:
-    "Features of images and frames by the frozen networks, from inputs on the CPU to values on the CPU."
+    "Return the feature extraction of images and frames by the frozen networks; inputs and features are on the CPU."
 
     def inception(device: torch.device) -> Callable[[], Tensor]:
-        backbone = placed(partial(Backbone, sizes.backbone), device)
+        backbone = build_model(partial(Backbone, sizes.backbone), device)
         images = torch.rand(sizes.images, 3, backbone.size, backbone.size)
 
         def extract() -> Tensor:
@@ -384,21 +398,26 @@ def features(sizes: Sizes) -> dict[str, Unit]:
         return extract
 
     def fc7(device: torch.device) -> Callable[[], object]:
-        network, images = frame_network(sizes, device), torch.randn(sizes.images, 3, side(sizes), side(sizes))
+        network, images = (
+            frame_network(sizes, device),
+            torch.randn(sizes.images, 3, input_size(sizes), input_size(sizes)),
+        )
 
         def extract() -> object:
             with mixed_precision(device):
-                return features_of(network, images, together=sizes.images)
+                return extract_layer_features(network, images, batch_size=sizes.images)
 
         return extract
 
     def gamma(device: torch.device) -> Callable[[], Tensor]:
-        model = placed(partial(looker_of, sizes, *area_models(sizes.settings)["captioners/full"]), device)
-        images = torch.rand(sizes.images, 3, side(sizes), side(sizes))
+        model = build_model(
+            partial(build_region_captioner, sizes, *area_models(sizes.settings)["train_terms/full"]), device
+        )
+        images = torch.rand(sizes.images, 3, input_size(sizes), input_size(sizes))
 
         def extract() -> Tensor:
             with torch.inference_mode(), mixed_precision(device):
-                return model.eyes.lower(images.to(device)).float().cpu()
+                return model.region_encoder.lower_features(images.to(device)).float().cpu()
 
         return extract
 
@@ -413,13 +432,13 @@ def features(sizes: Sizes) -> dict[str, Unit]:
 
 
 def decoding(sizes: Sizes) -> dict[str, Unit]:
-    "Captions of images."
+    "Return the generation of captions."
 
-    def spoken(
-        make: Callable[[], nn.Module], beam: int, items: int, given: Callable[[int, torch.device], tuple[Tensor, ...]]
+    def caption_unit(
+        make: Callable[[], nn.Module], beam: int, items: int, inputs: Callable[[int, torch.device], tuple[Tensor, ...]]
     ) -> Unit:
         def work(device: torch.device) -> Callable[[], object]:
-            model, values = placed(make, device), given(items, device)
+            model, values = build_model(make, device), inputs(items, device)
             return lambda: beam_search(model, values, beam, model.max_words)
 
         return Unit(DECODING, work, items)
@@ -428,175 +447,190 @@ def decoding(sizes: Sizes) -> dict[str, Unit]:
         return (torch.rand(items, sizes.cells**2, sizes.features, device=device),)
 
     names = ("S2VT", "soft attention", "mean pooling")
-    found = {
-        f"greedy caption, {name}": spoken(captioner_of(sizes, name), 1, sizes.images, descriptors) for name in names
+    units = {
+        f"greedy caption, {name}": caption_unit(captioner_of(sizes, name), 1, sizes.images, descriptors)
+        for name in names
     }
-    found |= {
-        f"caption by a beam of 5, {name}": spoken(captioner_of(sizes, name), 5, sizes.images, descriptors)
+    units |= {
+        f"caption by a beam of 5, {name}": caption_unit(captioner_of(sizes, name), 5, sizes.images, descriptors)
         for name in names[:2]
     }
     models = area_models(sizes.settings)
     for label, beam, name in (
-        ("greedy caption", 1, "captioners/full"),
-        ("greedy caption", 1, "kinds/transformers"),
-        ("caption by a beam of 3", 3, "kinds/transformers"),
+        ("greedy caption", 1, "train_terms/full"),
+        ("greedy caption", 1, "train_region_types/spatial_transformers"),
+        ("caption by a beam of 3", 3, "train_region_types/spatial_transformers"),
     ):
-        section, own = models[name]
-        found[f"{label}, areas of attention, {name}"] = spoken(
-            partial(looker_of, sizes, section, own),
+        section, config = models[name]
+        units[f"{label}, areas of attention, {name}"] = caption_unit(
+            partial(build_region_captioner, sizes, section, config),
             beam,
             max(sizes.images * 3 // 4, 1),
-            lambda items, device, own=own: seen(sizes, own, items, device),
+            lambda items, device, config=config: encoder_inputs(sizes, config, items, device),
         )
-    return found
+    return units
 
 
 # Explaining
 
 
-def picture_descriptors(sizes: Sizes, device: torch.device) -> Descriptors:
-    "Random descriptors of an image."
+def image_descriptors(sizes: Sizes, device: torch.device) -> Descriptors:
+    "Return random descriptors of an image."
     values = torch.rand(sizes.cells**2, sizes.features, device=device)
-    return Descriptors(values, Grid.even(sizes.cells, sizes.cells, 299, 299), View.whole(500, 375, 299))
+    return Descriptors(values, CellGrid.uniform(sizes.cells, sizes.cells, 299, 299), ImageCrop.full(500, 375, 299))
 
 
-def sentence(sizes: Sizes) -> list[str]:
-    "A sentence to explain."
-    return [f"w{k}" for k in range(sizes.explained)]
+def caption_tokens(sizes: Sizes) -> list[str]:
+    "Return the tokens of a caption to explain."
+    return [f"w{k}" for k in range(sizes.explained_length)]
 
 
-def sentences_explained(sizes: Sizes) -> dict[str, Unit]:
-    "Explanations of one sentence about one image, by explainer and captioner; each beside one pass over the sentence."
+def caption_explanations(sizes: Sizes) -> dict[str, Unit]:
+    "Return the explanations of a caption of an image, by explainer and captioner, relative to one forward pass."
 
-    def asked(name: str, explain: Callable) -> Callable[[torch.device], Callable[[], object]]:
+    def explanation_call(name: str, explain: Callable) -> Callable[[torch.device], Callable[[], object]]:
         def work(device: torch.device) -> Callable[[], object]:
-            model, given = placed(captioner_of(sizes, name), device), picture_descriptors(sizes, device)
-            return lambda: explain(model, given, sentence(sizes), cut=True)
+            model, descriptors = build_model(captioner_of(sizes, name), device), image_descriptors(sizes, device)
+            return lambda: explain(model, descriptors, caption_tokens(sizes), truncate=True)
 
         return work
 
-    def forward(model: nn.Module, given: Descriptors, tokens: list[str], cut: bool, batch: int = 1) -> Tensor:
-        words = model.encode_words(tokens, cut=cut)[0].to(given.values.device)
+    def forward(
+        model: nn.Module, descriptors: Descriptors, tokens: list[str], truncate: bool, batch: int = 1
+    ) -> Tensor:
+        words = model.encode_words(tokens, truncate=truncate)[0].to(descriptors.features.device)
         with torch.inference_mode():
-            return model.log_probs(given.values.expand(batch, -1, -1), words.expand(batch, -1))
+            return model.log_probs(descriptors.features.expand(batch, -1, -1), words.expand(batch, -1))
 
     explainers = {
         "CGVS": cgvs,
         "gradient": word_gradient,
-        "integrated gradients": partial(integrated_gradients, steps=sizes.settings["face_to_face"]["steps"]),
+        "integrated gradients": partial(
+            integrated_gradients, steps=sizes.settings["method_comparison"]["integration_steps"]
+        ),
     }
-    found = {}
+    units = {}
     for name in ("S2VT", "soft attention", "mean pooling"):
-        found[f"forward pass of a sentence, {name}"] = Unit(EXPLAINING, asked(name, forward))
-        found[f"forward pass of a sentence in a batch, {name}"] = Unit(
-            EXPLAINING, asked(name, partial(forward, batch=sizes.images)), sizes.images
+        units[f"forward pass of a sentence, {name}"] = Unit(EXPLAINING, explanation_call(name, forward))
+        units[f"forward pass of a sentence in a batch, {name}"] = Unit(
+            EXPLAINING, explanation_call(name, partial(forward, batch=sizes.images)), sizes.images
         )
-        found |= {
+        units |= {
             f"{label} of a sentence, {name}": Unit(
-                EXPLAINING, asked(name, explain), against=f"forward pass of a sentence, {name}"
+                EXPLAINING, explanation_call(name, explain), against=f"forward pass of a sentence, {name}"
             )
             for label, explain in explainers.items()
         }
-    found["attention of a sentence, soft attention"] = Unit(
-        EXPLAINING, asked("soft attention", attention), against="forward pass of a sentence, soft attention"
+    units["attention of a sentence, soft attention"] = Unit(
+        EXPLAINING, explanation_call("soft attention", attention), against="forward pass of a sentence, soft attention"
     )
     for label, contrast, variant in (("cEB-R", True, "code"), ("cEB-R", True, "paper"), ("EB-R", False, "code")):
-        explain = partial(eb_r_words, contrast=contrast, reading=variant)
-        found[f"{label} ('{variant}') of a sentence, mean pooling"] = Unit(
-            EXPLAINING, asked("mean pooling", explain), against="forward pass of a sentence, mean pooling"
+        explain = partial(eb_r_words, contrastive=contrast, variant=variant)
+        units[f"{label} ('{variant}') of a sentence, mean pooling"] = Unit(
+            EXPLAINING, explanation_call("mean pooling", explain), against="forward pass of a sentence, mean pooling"
         )
-    return found
+    return units
 
 
-def areas_explained(sizes: Sizes) -> dict[str, Unit]:
-    "The area attention of one sentence about one image."
-    section, own = area_models(sizes.settings)["kinds/transformers"]
+def area_explanations(sizes: Sizes) -> dict[str, Unit]:
+    "Return the area attention of a caption of an image."
+    section, config = area_models(sizes.settings)["train_region_types/spatial_transformers"]
 
     def work(device: torch.device) -> Callable[[], object]:
-        model = placed(partial(looker_of, sizes, section, own), device)
+        model = build_model(partial(build_region_captioner, sizes, section, config), device)
         with torch.inference_mode():
-            values, corners, vector = model.eyes.look(*seen(sizes, own, 1, device))
-        regions, words = Regions(corners[0].cpu(), View.whole(500, 375, side(sizes))), sentence(sizes)
-        return lambda: area_attention(About(model.words, vector[0]), values[0], regions, words, cut=True, side=112)
+            values, corners, vector = model.region_encoder.encode_regions(*encoder_inputs(sizes, config, 1, device))
+        regions, words = (
+            QuadRegions(corners[0].cpu(), ImageCrop.full(500, 375, input_size(sizes))),
+            caption_tokens(sizes),
+        )
+        return lambda: area_attention(
+            WithImageVector(model.decoder, vector[0]), values[0], regions, words, truncate=True, map_size=112
+        )
 
     return {"area attention of a sentence": Unit(EXPLAINING, work)}
 
 
-def frames_explained(sizes: Sizes) -> dict[str, Unit]:
-    """Explanations of the frames of a clip, and of clips of features in time; each beside one pass of the network
+def frame_explanations(sizes: Sizes) -> dict[str, Unit]:
+    """Return the explanations of the frames of a clip, and in time of clips of features, relative to one forward pass
     over the same frames."""
-    at = FRAME_NETWORKS[sizes.frame_network][1]
+    target_layer = BACKBONES[sizes.frame_network].target_layer
 
-    def made(device: torch.device) -> tuple[nn.Module, nn.Module, Tensor]:
-        frames = torch.randn(sizes.frames, 3, side(sizes), side(sizes), device=device)
-        return frame_network(sizes, device), placed(partial(recogniser_of, sizes), device), frames
+    def build(device: torch.device) -> tuple[nn.Module, nn.Module, Tensor]:
+        frames = torch.randn(sizes.frames, 3, input_size(sizes), input_size(sizes), device=device)
+        return frame_network(sizes, device), build_model(partial(build_action_lstm, sizes), device), frames
 
     def unit(
         explain: Callable[[nn.Module, nn.Module, Tensor], object], against: str = "forward pass of a frame"
     ) -> Unit:
         def work(device: torch.device) -> Callable[[], object]:
-            network, recogniser, frames = made(device)
-            return lambda: explain(network, recogniser, frames)
+            network, classifier, frames = build(device)
+            return lambda: explain(network, classifier, frames)
 
         return Unit(EXPLAINING, work, sizes.frames, against)
 
+    def clips(device: torch.device) -> tuple[nn.Module, Tensor]:
+        classifier = build_model(partial(build_action_lstm, sizes), device)
+        num_frames = sizes.settings["ebr/table2"]["num_frames"]
+        return classifier, torch.rand(sizes.images, num_frames, sizes.fc7, device=device)
+
     def in_time(contrast: bool, variant: str) -> Unit:
         def work(device: torch.device) -> Callable[[], object]:
-            recogniser, values = (
-                placed(partial(recogniser_of, sizes), device),
-                torch.rand(sizes.images, sizes.settings["ebr/table2"]["frames"], sizes.fc7, device=device),
-            )
-            return lambda: evidence_in_time(recogniser, values, 1, contrast=contrast, reading=variant)
+            classifier, values = clips(device)
+            return lambda: temporal_evidence(classifier, values, 1, contrastive=contrast, variant=variant)
 
         return Unit(EXPLAINING, work, sizes.images, "scores of a clip in time")
 
     def scores(device: torch.device) -> Callable[[], object]:
-        recogniser, values = (
-            placed(partial(recogniser_of, sizes), device),
-            torch.rand(sizes.images, sizes.settings["ebr/table2"]["frames"], sizes.fc7, device=device),
-        )
+        classifier, values = clips(device)
 
         def run() -> Tensor:
             with torch.inference_mode():
-                return recogniser.scores(values)
+                return classifier.scores(values)
 
         return run
 
-    def forward(network: nn.Module, recogniser: nn.Module, frames: Tensor) -> object:
-        return features_of(network, frames, together=16)
+    def forward(network: nn.Module, classifier: nn.Module, frames: Tensor) -> object:
+        return extract_layer_features(network, frames, batch_size=16)
 
     target = {"c1": 1}
-    found = {
+    units = {
         "forward pass of a frame": unit(forward, ""),
-        "EB of a frame": unit(lambda network, _, frames: excitation(network, frames, target, at)),
-        "cEB of a frame": unit(lambda network, _, frames: excitation(network, frames, target, at, "top")),
-        "gradient of a frame": unit(lambda network, _, frames: gradient(network, frames, target, "")),
+        "EB of a frame": unit(lambda network, _, frames: excitation_backprop(network, frames, target, target_layer)),
+        "cEB of a frame": unit(
+            lambda network, _, frames: excitation_backprop(network, frames, target, target_layer, "top")
+        ),
+        "gradient of a frame": unit(lambda network, _, frames: gradient_saliency(network, frames, target, "")),
     }
     for label, contrast in (("EB-R", False), ("cEB-R", True)):
         for variant in ("code", "paper"):
-            found[f"{label} ('{variant}') of a frame"] = unit(
-                lambda network, recogniser, frames, contrast=contrast, variant=variant: eb_r(
-                    network, SOURCE, recogniser, frames, target, at, contrast, reading=variant
+            units[f"{label} ('{variant}') of a frame"] = unit(
+                lambda network, classifier, frames, contrast=contrast, variant=variant: eb_r(
+                    network, FC7_LAYER, classifier, frames, target, target_layer, contrast, variant=variant
                 )
             )
 
-    def together(targets: int, way: Callable, layer: str) -> Unit:
-        "As many explanations as there are targets, in one run through the network, as ebr/table1 makes them."
+    def joint(targets: int, rule: Callable, layer: str) -> Unit:
+        "Return a unit that explains all targets in one pass through the network, as in ebr/table1."
 
         def signals(values: Tensor) -> Tensor:
             return torch.rand(targets, *values.shape, device=values.device)
 
-        return unit(lambda network, _, frames: in_frames(network, SOURCE, frames, signals, layer, way, kept=64))
+        return unit(
+            lambda network, _, frames: propagate_to_frames(
+                network, FC7_LAYER, frames, signals, layer, rule, max_cached_frames=64
+            )
+        )
 
-    found |= {
-        "six explanations by EB of a frame": together(6, by_excitation, at),
-        "two explanations by gradients of a frame": together(2, by_gradients, ""),
+    units |= {
+        "six explanations by EB of a frame": joint(6, excitation_rule, target_layer),
+        "two explanations by gradients of a frame": joint(2, gradient_rule, ""),
     }
-    found["gradient through time of a frame"] = unit(
-        lambda network, recogniser, frames: bp_r(network, SOURCE, recogniser, frames, target)
+    units["gradient through time of a frame"] = unit(
+        lambda network, classifier, frames: bp_r(network, FC7_LAYER, classifier, frames, target)
     )
-    found["scores of a clip in time"] = Unit(EXPLAINING, scores, sizes.images)
-    return found | {
+    units["scores of a clip in time"] = Unit(EXPLAINING, scores, sizes.images)
+    return units | {
         f"{label} ('{variant}') of a clip in time": in_time(contrast, variant)
         for label, contrast in (("EB-R", False), ("cEB-R", True))
         for variant in ("code", "paper")
@@ -611,7 +645,7 @@ def units(sizes: Sizes) -> dict[str, Unit]:
         **action_trainings(sizes),
         **area_trainings(sizes),
         **decoding(sizes),
-        **sentences_explained(sizes),
-        **areas_explained(sizes),
-        **frames_explained(sizes),
+        **caption_explanations(sizes),
+        **area_explanations(sizes),
+        **frame_explanations(sizes),
     }

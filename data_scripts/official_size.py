@@ -1,10 +1,9 @@
 """Write annotation files of the official sizes, for measurements: `python data_scripts/official_size.py FOLDER`.
 
-Flickr30k and Flickr30k Entities: all 31,783 images, 158,915 sentences and 275,775 boxes of the real annotations, with
-both families of splits. MSR-VTT: the real sentences, 200,000 of 10,000 videos. MSCOCO 2014: 123,287 images, 616,767
-captions and 886,284 instances with outlines, made by repeating those of a sample under new ids. Each image and video
-is one stand-in file of a few pixels under many names: FOLDER serves to measure how long loading takes, and trains
-nothing.
+Flickr30k and Flickr30k Entities: all 31,783 images, 158,915 captions and 275,775 boxes of the real annotations, with
+both split schemes. MSR-VTT: the real captions, 200,000 of 10,000 videos. MSCOCO 2014: 123,287 images, 616,767 captions
+and 886,284 instances with outlines, which repeat those of a sample under new ids. All images, and all videos, are hard
+links to one placeholder of a few pixels: the files serve to measure loading times, not to train.
 """
 
 import argparse
@@ -14,32 +13,34 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
 
-from cgsaliency.core.artefacts import read_json, write_json, written_whole
-from cgsaliency.core.errors import BadInput
-from cgsaliency.data.flickr30k import entities_files, parse_sentence, read_splits
-from cgsaliency.data.frames import write_video
-from cgsaliency.data.msrvtt import part_of, read_msrvtt
+from cgsaliency.core.errors import InputError
+from cgsaliency.core.io import atomic_write, read_json, write_json
+from cgsaliency.core.records import SPLIT_NAMES
+from cgsaliency.data.flickr30k import entities_files, parse_caption, read_splits
+from cgsaliency.data.media import write_video
+from cgsaliency.data.msrvtt import msrvtt_split, read_msrvtt
 
 SOURCE = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 IMAGES = {"train": 82_783, "val": 40_504}  # of MSCOCO 2014
 CAPTIONS = {"train": 414_113, "val": 202_654}
 INSTANCES = {"train": 595_000, "val": 291_284}
-SPLITS = {"val": 5000, "test": 5000}  # of its official validation images; the rest is 'restval'
-LINKS = 30_000  # names of one file; ext4 allows 65,000
+SPLITS = {"val": 5000, "test": 5000}  # of its official validation images; the others are 'restval'
+LINKS = 30_000  # hard links to one file; ext4 allows 65,000
 
 
-def stand_ins(paths: Iterable[Path], example: Path) -> None:
-    "Make each path a hard link to a copy of the example, or a copy where the file system has no hard links."
+def write_placeholders(paths: Iterable[Path], example: Path) -> None:
+    "Create each path as a hard link to a copy of the example, or as a copy if the file system has no hard links."
     original = None
-    for number, path in enumerate(paths):
-        if number % LINKS == 0:
+    for index, path in enumerate(paths):
+        if index % LINKS == 0:
             shutil.copyfile(example, path)
             original = path
             continue
@@ -60,69 +61,66 @@ def share_of(items: Sequence[Any], share: float) -> list[Any]:
 def write_flickr30k(folder: Path, source: Path, share: float, image: Path) -> None:
     """Write flickr30k/ and flickr30k_entities/ into the folder.
 
-    They hold annotations.zip, the token file made of its sentences, the splits, and the images."""
-    lists = {family: read_splits(source, family) for family in ("entities", "karpathy")}
-    chosen = {
-        family: {part: share_of(getattr(splits, part), share) for part in ("train", "val", "test")}
-        for family, splits in lists.items()
+    They hold annotations.zip, a token file of its captions, the splits, and the images."""
+    schemes = {scheme: read_splits(source, scheme) for scheme in ("entities", "karpathy")}
+    selected = {
+        scheme: {split: share_of(getattr(splits, split), share) for split in SPLIT_NAMES}
+        for scheme, splits in schemes.items()
     }
-    every = {id for parts in chosen.values() for ids in parts.values() for id in ids}
+    selected_ids = {id for splits in selected.values() for ids in splits.values() for id in ids}
     captions: dict[str, list[str]] = {}
-    with written_whole(folder / "flickr30k_entities") as target:
+    with atomic_write(folder / "flickr30k_entities") as target:
         (target / "karpathy").mkdir(parents=True)
         shutil.copyfile(source / "flickr30k_entities/UNRELATED_CAPTIONS", target / "UNRELATED_CAPTIONS")
-        for family, name in (("entities", "{}.txt"), ("karpathy", "karpathy/imgs_{}.txt")):
-            for part, ids in chosen[family].items():
-                (target / name.format(part)).write_text(
-                    "".join(f"{id}{'.jpg' if family == 'karpathy' else ''}\n" for id in ids)
-                )
+        for scheme, name, suffix in (("entities", "{}.txt", ""), ("karpathy", "karpathy/imgs_{}.txt", ".jpg")):
+            for split, ids in selected[scheme].items():
+                (target / name.format(split)).write_text("".join(f"{id}{suffix}\n" for id in ids))
         with zipfile.ZipFile(target / "annotations.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, content in tqdm(entities_files(source / "flickr30k_entities"), "Flickr30k Entities", 2 * 31_783):
                 kind, _, file = name.rpartition("/")
                 id = file.rpartition(".")[0]
-                if id not in every:
+                if id not in selected_ids:
                     continue
                 archive.writestr(name, content)
                 if kind.endswith("Sentences"):
                     captions[id] = [
-                        " ".join(parse_sentence(line).tokens)
+                        " ".join(parse_caption(line).tokens)
                         for line in content.decode("utf8").splitlines()
                         if line.strip()
                     ]
-    with written_whole(folder / "flickr30k") as target:
+    with atomic_write(folder / "flickr30k") as target:
         (target / "flickr30k-images").mkdir(parents=True)
         with (target / "results_20130124.token").open("w", encoding="utf8") as file:
             for id in sorted(captions):
-                file.writelines(f"{id}.jpg#{number}\t{text}\n" for number, text in enumerate(captions[id]))
-        stand_ins((target / "flickr30k-images" / f"{id}.jpg" for id in sorted(captions)), image)
+                file.writelines(f"{id}.jpg#{index}\t{text}\n" for index, text in enumerate(captions[id]))
+        write_placeholders((target / "flickr30k-images" / f"{id}.jpg" for id in sorted(captions)), image)
 
 
 # ---------------------------------------------------------------- MSR-VTT
 
 
 def write_msrvtt(folder: Path, source: Path, share: float, video: Path) -> None:
-    "Write msrvtt/ into the folder: the JSON files of its two parts, and the videos."
+    "Write msrvtt/ into the folder: its two JSON files, and the videos."
     captions = read_msrvtt(source / "msrvtt")
-    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    names_by_split: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
     for name in sorted(captions, key=lambda name: int(name.removeprefix("video"))):
-        parts[part_of(name)].append(name)
-    chosen = {part: share_of(names, share) for part, names in parts.items()}
-    with written_whole(folder / "msrvtt") as target:
-        for file, videos, own in (
+        names_by_split[msrvtt_split(name)].append(name)
+    selected = {split: share_of(names, share) for split, names in names_by_split.items()}
+    with atomic_write(folder / "msrvtt") as target:
+        for file, videos, splits in (
             ("train_val_videodatainfo.json", "TrainValVideo", ("train", "val")),
             ("test_videodatainfo.json", "TestVideo", ("test",)),
         ):
             (target / videos).mkdir(parents=True)
-            names = [name for part in own for name in chosen[part]]
-            sentences = (
-                {"caption": text, "video_id": name, "sen_id": number}
-                for number, (name, text) in enumerate((name, text) for name in names for text in captions[name])
-            )
+            names = [name for split in splits for name in selected[split]]
+            pairs = [(name, text) for name in names for text in captions[name]]
+            sentences = [
+                {"caption": text, "video_id": name, "sen_id": index} for index, (name, text) in enumerate(pairs)
+            ]
+            content = {"info": {}, "videos": [{"video_id": name} for name in names], "sentences": sentences}
             with (target / file).open("w") as out:
-                json.dump(
-                    {"info": {}, "videos": [{"video_id": name} for name in names], "sentences": list(sentences)}, out
-                )
-            stand_ins((target / videos / f"{name}.mp4" for name in names), video)
+                json.dump(content, out)
+            write_placeholders((target / videos / f"{name}.mp4" for name in names), video)
 
 
 # ---------------------------------------------------------------- MSCOCO
@@ -130,96 +128,101 @@ def write_msrvtt(folder: Path, source: Path, share: float, video: Path) -> None:
 
 def quotas(total: int, items: int) -> Iterator[int]:
     "Share a total among items as evenly as whole numbers allow."
-    for number in range(items):
-        yield total * (number + 1) // items - total * number // items
+    for index in range(items):
+        yield total * (index + 1) // items - total * index // items
 
 
 def write_coco(folder: Path, source: Path, share: float, image: Path) -> None:
     """Write coco/ into the folder: captions and instances of 2014, Karpathy's split, and the images.
 
-    What the sample says is repeated under new ids."""
+    The annotations of the sample are repeated under new ids."""
     annotations = source / "coco_mini/annotations"
-    sample, things = read_json(annotations / "captions_val2017.json"), read_json(annotations / "instances_val2017.json")
-    said: dict[int, list[dict]] = {}
-    found: dict[int, list[dict]] = {}
-    for one in sample["annotations"]:
-        said.setdefault(one["image_id"], []).append(one)
-    for one in things["annotations"]:
-        found.setdefault(one["image_id"], []).append(one)
-    sources = [one for one in sample["images"] if one["id"] in found]
-    with written_whole(folder / "coco") as target:
+    sample = read_json(annotations / "captions_val2017.json")
+    sample_instances = read_json(annotations / "instances_val2017.json")
+    captions: dict[int, list[dict]] = {}
+    instances: dict[int, list[dict]] = {}
+    for caption in sample["annotations"]:
+        captions.setdefault(caption["image_id"], []).append(caption)
+    for instance in sample_instances["annotations"]:
+        instances.setdefault(instance["image_id"], []).append(instance)
+    sources = [entry for entry in sample["images"] if entry["id"] in instances]
+    with atomic_write(folder / "coco") as target:
         (target / "annotations").mkdir(parents=True)
-        split: list[dict] = []
+        split_entries: list[dict] = []
         first = 0
-        for part, whole in IMAGES.items():
-            count = max(1, round(whole * share))
+        for split, size in IMAGES.items():
+            count = max(1, round(size * share))
             images = [
-                {**one, "id": first + number, "file_name": f"COCO_{part}2014_{first + number:012d}.jpg"}
-                for number, one in zip(range(count), cycle(sources))
+                {**entry, "id": first + index, "file_name": f"COCO_{split}2014_{first + index:012d}.jpg"}
+                for index, entry in zip(range(count), cycle(sources), strict=False)
             ]
-            origins = [one["id"] for _, one in zip(range(count), cycle(sources))]
+            origins = [entry["id"] for _, entry in zip(range(count), cycle(sources), strict=False)]
             write_repeated(
-                target / "annotations" / f"captions_{part}2014.json",
+                target / "annotations" / f"captions_{split}2014.json",
                 {"info": {}, "licenses": []},
                 images,
                 origins,
-                said,
-                round(CAPTIONS[part] * share),
+                captions,
+                round(CAPTIONS[split] * share),
             )
             write_repeated(
-                target / "annotations" / f"instances_{part}2014.json",
-                {"info": {}, "licenses": [], "categories": things["categories"]},
+                target / "annotations" / f"instances_{split}2014.json",
+                {"info": {}, "licenses": [], "categories": sample_instances["categories"]},
                 images,
                 origins,
-                found,
-                round(INSTANCES[part] * share),
+                instances,
+                round(INSTANCES[split] * share),
             )
-            (target / f"{part}2014").mkdir()
-            stand_ins((target / f"{part}2014" / one["file_name"] for one in images), image)
-            split += karpathy(part, images, origins, said, share)
+            (target / f"{split}2014").mkdir()
+            write_placeholders((target / f"{split}2014" / entry["file_name"] for entry in images), image)
+            split_entries += karpathy_entries(split, images, origins, captions, share)
             first += count
         with (target / "dataset_coco.json").open("w") as out:
-            json.dump({"images": split, "dataset": "coco"}, out)
+            json.dump({"images": split_entries, "dataset": "coco"}, out)
 
 
 def write_repeated(
     path: Path, head: dict, images: list[dict], origins: list[int], sources: dict[int, list[dict]], total: int
 ) -> None:
-    "Write a JSON file in which each image has annotations of the sample image that it repeats, under ids of their own."
-    plain = {
-        id: [json.dumps({key: value for key, value in one.items() if key not in ("id", "image_id")})[1:] for one in own]
-        for id, own in sources.items()
-    }
+    "Write a JSON file in which each image has the annotations of the sample image that it repeats, under new ids."
+
+    def without_ids(annotation: dict) -> str:
+        "Return the JSON of the annotation without its ids and opening brace."
+        return json.dumps({key: value for key, value in annotation.items() if key not in ("id", "image_id")})[1:]
+
+    texts = {id: [without_ids(annotation) for annotation in annotations] for id, annotations in sources.items()}
     with path.open("w") as out:
         out.write(json.dumps(head)[:-1] + ', "images": ' + json.dumps(images) + ', "annotations": [')
         id = 0
-        for image, origin, number in tqdm(zip(images, origins, quotas(total, len(images))), path.name, len(images)):
-            for _, text in zip(range(number), cycle(plain[origin])):
+        for image, origin, count in tqdm(
+            zip(images, origins, quotas(total, len(images)), strict=True), path.name, len(images)
+        ):
+            for _, text in zip(range(count), cycle(texts[origin]), strict=False):
                 out.write(f'{", " if id else ""}{{"id": {id}, "image_id": {image["id"]}, {text}')
                 id += 1
         out.write("]}")
 
 
-def karpathy(
-    part: str, images: list[dict], origins: list[int], said: dict[int, list[dict]], share: float
+def karpathy_entries(
+    split: str, images: list[dict], origins: list[int], captions: dict[int, list[dict]], share: float
 ) -> list[dict]:
-    "Return entries of dataset_coco.json: of the validation images some are 'val', some 'test', the rest 'restval'."
-    sizes = {name: round(size * share) for name, size in SPLITS.items()} if part == "val" else {}
+    "Return entries of dataset_coco.json: some validation images are 'val', some 'test', and the others 'restval'."
+    sizes = {name: round(size * share) for name, size in SPLITS.items()} if split == "val" else {}
     names = [name for name, size in sizes.items() for _ in range(size)]
-    rest = "restval" if part == "val" else "train"
+    default = "restval" if split == "val" else "train"
     return [
         {
-            "filepath": f"{part}2014",
-            "filename": one["file_name"],
-            "cocoid": one["id"],
-            "imgid": one["id"],
-            "split": names[number] if number < len(names) else rest,
+            "filepath": f"{split}2014",
+            "filename": image["file_name"],
+            "cocoid": image["id"],
+            "imgid": image["id"],
+            "split": names[index] if index < len(names) else default,
             "sentences": [
                 {"tokens": caption["caption"].lower().rstrip(" .").split(), "raw": caption["caption"]}
-                for caption in said[origin]
+                for caption in captions[origin]
             ],
         }
-        for number, (one, origin) in enumerate(zip(images, origins))
+        for index, (image, origin) in enumerate(zip(images, origins, strict=True))
     ]
 
 
@@ -229,22 +232,22 @@ def karpathy(
 def write_all(folder: Path, source: Path = SOURCE, share: float = 1.0) -> None:
     """Write the data sets that are not in the folder yet.
 
-    Raises BadInput where the source is absent, and where the folder holds another share."""
+    Raises InputError if the source is missing, or if the folder holds another share."""
     missing = [name for name in ("flickr30k_entities", "msrvtt", "coco_mini") if not (source / name).is_dir()]
     if missing:
-        raise BadInput(
+        raise InputError(
             source,
-            f"lacks {', '.join(missing)}: the small real data that the files are made of",
-            "Give the folder that holds them with --source; without them nothing can be written",
+            f"lacks {', '.join(missing)}: the small real data sets that the files repeat",
+            "Give the folder that holds them with --source",
         )
     if not 0 < share <= 1:
-        raise BadInput("--share", f"is {share}", "Give a number above 0, at most 1")
+        raise InputError("--share", f"is {share}", "Give a number above 0, at most 1")
     about = folder / "official_size.json"
     if about.is_file() and read_json(about) != {"share": share}:
-        raise BadInput(folder, f"holds a share of {read_json(about)['share']}", "Choose another folder")
+        raise InputError(folder, f"holds a share of {read_json(about)['share']}", "Choose another folder")
     write_json(about, {"share": share})
-    with tempfile.TemporaryDirectory() as made:
-        image, video = Path(made) / "image.jpg", Path(made) / "video.mp4"
+    with tempfile.TemporaryDirectory() as temporary:
+        image, video = Path(temporary) / "image.jpg", Path(temporary) / "video.mp4"
         Image.new("RGB", (16, 16), (90, 120, 150)).save(image)
         write_video(video, [Image.new("RGB", (16, 16), (9 * k, 120, 150)) for k in range(4)])
         for name, write, example in (
@@ -262,10 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder to write to, 0.9 GB")
     parser.add_argument("--share", type=float, default=1.0, help="of each data set")
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the small real data")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        write_all(given.folder, given.source, given.share)
-    except BadInput as error:
+        write_all(args.folder, args.source, args.share)
+    except InputError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,29 +1,59 @@
-"""THUMOS14: untrimmed films in which twenty actions are annotated in time. `python data_scripts/thumos14.py DATA [--check]`."""
+"""THUMOS14: untrimmed videos with annotated intervals of twenty actions.
+
+`python data_scripts/thumos14.py DATA [--check]`."""
+
 import sys
 from pathlib import Path
 
-from cgsaliency.core.errors import BadInput
-from cgsaliency.data.thumos14 import WRONG, read_actions
-from fetching import DataSet, Source, compared, counted, main
+from cgsaliency.core.errors import InputError
+from cgsaliency.data.thumos14 import EXCLUDED_VIDEOS, read_actions
+from fetching import DataSet, Source, count_problems, file_problems, main
 
-BY_HAND = """Annotations can be downloaded. Films of the validation and test sets (300 GB in all) are packed with a password, which whoever registers at
-https://www.crcv.ucf.edu/THUMOS14/download.html gets. Only those that are annotated in time are used:
+BY_HAND = """Annotations can be downloaded. Videos of the validation and test sets (300 GB in all) are archives with a
+password, which is given after registration at https://www.crcv.ucf.edu/THUMOS14/download.html. Only videos with
+annotated intervals are used:
   video_validation_<7 digits>.mp4 (200), video_test_<7 digits>.mp4 (213)   into   DATA/thumos14/videos/"""
-PLACE = "https://www.crcv.ucf.edu/THUMOS14"
-FILMS = {"val": 200, "test": 213}
+BASE_URL = "https://www.crcv.ucf.edu/THUMOS14"
+NUM_VIDEOS = {"val": 200, "test": 213}
 
 
-def check(folder: Path, films: dict = FILMS):
+def check(folder: Path, num_videos: dict = NUM_VIDEOS):
     problems, listed = [], []
-    for part, size in films.items():
-        try: own = read_actions(folder, part)
-        except BadInput as error: problems.append(str(error)); continue
-        problems += counted(folder, f"annotated films of part {part}", len(own), size)
-        listed += [f"{name}.mp4" for name in own if name not in WRONG]
-    return [*problems, *(problem for problem in compared(folder / "videos", listed, ".mp4") if not any(name in problem for name in WRONG))]
+    for split, size in num_videos.items():
+        try:
+            actions = read_actions(folder, split)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        problems += count_problems(folder, f"annotated videos of split {split}", len(actions), size)
+        listed += [f"{name}.mp4" for name in actions if name not in EXCLUDED_VIDEOS]
+    for problem in file_problems(folder / "videos", listed, ".mp4"):
+        if not any(name in problem for name in EXCLUDED_VIDEOS):
+            problems.append(problem)
+    return problems
 
 
-THUMOS14 = DataSet("THUMOS14", "thumos14", BY_HAND, check, (
-    Source(f"{PLACE}/Validation_set/TH14_Temporal_annotations_validation.zip", "TH14_Temporal_annotations_validation.zip", "", ".", "annotations"),
-    Source(f"{PLACE}/test_set/TH14_Temporal_annotations_test.zip", "TH14_Temporal_annotations_test.zip", "", ".", "annotations")))
-if __name__ == "__main__": sys.exit(main(THUMOS14))
+THUMOS14 = DataSet(
+    "THUMOS14",
+    "thumos14",
+    BY_HAND,
+    check,
+    (
+        Source(
+            f"{BASE_URL}/Validation_set/TH14_Temporal_annotations_validation.zip",
+            "TH14_Temporal_annotations_validation.zip",
+            "",
+            ".",
+            "annotations",
+        ),
+        Source(
+            f"{BASE_URL}/test_set/TH14_Temporal_annotations_test.zip",
+            "TH14_Temporal_annotations_test.zip",
+            "",
+            ".",
+            "annotations",
+        ),
+    ),
+)
+if __name__ == "__main__":
+    sys.exit(main(THUMOS14))

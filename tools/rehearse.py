@@ -1,36 +1,42 @@
-"""What `make rehearse` does besides running the notebooks.
+"""Write the data of `make rehearse`, and record the costs of its notebooks.
 
-`rehearse.py draw FOLDER [GIVEN]` makes the data; `rehearse.py record REPORTS ARTIFACTS` writes what each notebook took
-into benchmarks/results/rehearsal.csv.
+`rehearse.py draw FOLDER [DATA]` writes the data; `rehearse.py record REPORTS ARTIFACTS` writes the time and memory of
+each notebook into benchmarks/results/rehearsal.csv.
 """
-import os, platform, sys
+
+import os
+import platform
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from cgsaliency.core.errors import BadInput
-from cgsaliency.core.scales import load_scale
-from cgsaliency.reproduce.rehearsal import draw_data, run_costs
+from cgsaliency.core.errors import InputError
+from cgsaliency.reproduce.rehearsal import notebook_costs, write_rehearsal_data
+from cgsaliency.reproduce.scale_config import load_scale
 
 
 def record(reports: str, artifacts: str) -> None:
+    "Write the costs of the notebooks to the benchmark's CSV file."
     from measure import write_rows
-    sections = [name for name in load_scale(ROOT / "nbs/papers/scales/rehearsal.yaml") if name != "all"]
-    rows = run_costs(Path(reports), Path(artifacts), sections, "rehearsal")
+
+    sections = [name for name in load_scale("rehearsal") if name != "all"]
+    rows = notebook_costs(Path(reports), Path(artifacts), sections, "rehearsal")
     machine = f"{platform.machine()} CPU, {os.cpu_count()} cores"
     write_rows(ROOT / "benchmarks/results/rehearsal.csv", machine, rows, prefix="rehearsal:")
 
 
-def main(what: str, folder: str, given: str = "") -> None:
-    if what == "record":
-        record(folder, given)
-    elif made := draw_data(Path(folder), Path(given) if given else None):
-        print(f"{folder}: drew {', '.join(made)}")
+def main(command: str, folder: str, second_folder: str = "") -> None:
+    "Run the command: 'draw' or 'record'."
+    if command == "record":
+        record(folder, second_folder)
+    elif written := write_rehearsal_data(Path(folder), Path(second_folder) if second_folder else None):
+        print(f"{folder}: wrote {', '.join(written)}")
 
 
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except BadInput as error:
+    except InputError as error:
         sys.exit(str(error))

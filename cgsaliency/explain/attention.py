@@ -6,55 +6,83 @@
 __all__ = ['attention', 'area_weights', 'area_attention']
 
 # %% ../../nbs/explain/attention.ipynb #0b6737bf
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..core.contracts import Attentive, Descriptors, at_rest, to_device_of, to_tokens
-from ..core.errors import BadInput
+from ..core.errors import InputError
 from ..core.explanation import Explanation
-from ..core.regions import Regions, painted
+from ..core.protocols import AttentionCaptioner, Descriptors, eval_mode, scatter_to_tokens, to_device_of
+from ..core.regions import QuadRegions, paint_regions
 
 # %% ../../nbs/explain/attention.ipynb #aac7e719
 def attention(
-    captioner: Attentive,
-    descriptors: Descriptors,   # of a picture, or of the frames of a film
-    tokens: Sequence[str],      # the sentence to explain: the model's own or any other
-    cut: bool = False,          # whether a sentence that is too long is cut instead of refused
+    captioner: AttentionCaptioner,
+    descriptors: Descriptors,  # of an image, or of the frames of a video
+    tokens: Sequence[str],  # the caption to explain: generated or any other
+    truncate: bool = False,  # whether a caption that is too long is truncated; an error otherwise
 ) -> Explanation:
-    "The attention weight α(t, i) of every token's prediction over the cells, zeros for tokens the captioner does not know. Raises BadInput for sentences it cannot take (cgvs, Eq. 4 and 5)."
+    """Return the attention weight α(t, i) of every token over the cells; zeros for tokens the captioner does not know.
+
+    Raises InputError if the captioner cannot encode the caption (cgvs, Eq. 4 and 5)."""
     tokens = list(tokens)
-    words, positions = captioner.encode_words(tokens, cut=cut)
-    values, grid = to_device_of(captioner, descriptors.values), descriptors.grid
-    with torch.inference_mode(), at_rest(captioner): weights = to_tokens(captioner.attention(values[None], words[None].to(values.device))[0].to(values.dtype), positions, len(tokens), mean=True)
-    return Explanation(weights.view(len(tokens), len(descriptors.times), grid.rows, grid.columns).cpu(), tuple(tokens), grid, descriptors.view,
-                       "attention", {}, descriptors.times, measure=True)
+    token_ids, positions = captioner.encode_words(tokens, truncate=truncate)
+    features, grid = to_device_of(captioner, descriptors.features), descriptors.grid
+    with torch.inference_mode(), eval_mode(captioner):
+        word_weights = captioner.attention(features[None], token_ids[None].to(features.device))[0].to(features.dtype)
+        weights = scatter_to_tokens(word_weights, positions, len(tokens), mean=True)
+    return Explanation(
+        weights.view(len(tokens), len(descriptors.times), grid.rows, grid.columns).cpu(),
+        tuple(tokens),
+        grid,
+        descriptors.view,
+        "attention",
+        {},
+        descriptors.times,
+        is_density=True,
+    )
 
 # %% ../../nbs/explain/attention.ipynb #a7712a58
 def area_weights(
-    captioner: Attentive,      # one that also has `attention_of_words`, where that is asked for
-    values: Tensor,            # R × D, one descriptor a region
-    tokens: Sequence[str],     # the sentence to explain
-    given: str = "state",      # 'state': p(r | h), when the word is predicted; 'word': p(r | w, h)
-    cut: bool = False,         # whether a sentence that is too long is cut instead of refused
+    captioner: AttentionCaptioner,  # for 'word' it must also have `attention_given_word`
+    features: Tensor,  # R × D, one descriptor a region
+    tokens: Sequence[str],  # the caption to explain
+    condition: str = "state",  # 'state': p(r | h), when the word is predicted; 'word': p(r | w, h)
+    truncate: bool = False,  # whether a caption that is too long is truncated; an error otherwise
 ) -> Tensor:
-    "The weight of every region for every token, tokens × R, zeros for tokens the captioner does not know. Raises BadInput for sentences it cannot take and another `given` (aoa, Eq. 6 and 7)."
-    if given not in ("state", "word"): raise BadInput("given", f"there is no '{given}'", "Choose 'state' or 'word'")
-    words, positions = captioner.encode_words(list(tokens), cut=cut)
-    values = to_device_of(captioner, values)
-    ask = captioner.attention if given == "state" else captioner.attention_of_words
-    with torch.inference_mode(), at_rest(captioner): return to_tokens(ask(values[None], words[None].to(values.device))[0].to(values.dtype), positions, len(tokens), mean=True).cpu()
+    """Return the weight of every region for every token, tokens × R; zeros for tokens that the captioner does not know.
+
+    Raises InputError if the captioner cannot encode the caption, or for an unknown `condition` (aoa, Eq. 4 and 6)."""
+    if condition not in ("state", "word"):
+        raise InputError("condition", f"there is no '{condition}'", "Choose 'state' or 'word'")
+    token_ids, positions = captioner.encode_words(list(tokens), truncate=truncate)
+    features = to_device_of(captioner, features)
+    weights_of = captioner.attention if condition == "state" else captioner.attention_given_word
+    with torch.inference_mode(), eval_mode(captioner):
+        word_weights = weights_of(features[None], token_ids[None].to(features.device))[0].to(features.dtype)
+        return scatter_to_tokens(word_weights, positions, len(tokens), mean=True).cpu()
+
 
 def area_attention(
-    captioner: Attentive,
-    values: Tensor,            # R × D, one descriptor a region
-    regions: Regions,          # where these R lie
+    captioner: AttentionCaptioner,
+    features: Tensor,  # R × D, one descriptor a region
+    regions: QuadRegions,  # the R regions' corners
     tokens: Sequence[str],
-    given: str = "state",      # or 'word', see `area_weights`
-    cut: bool = False,
-    side: int = 56,            # rows and columns of the map
-    by: str = "pixel",         # or 'area', see `painted`
+    condition: str = "state",  # or 'word', see `area_weights`
+    truncate: bool = False,
+    map_size: int = 56,  # rows and columns of the map
+    weighting: str = "pixel",  # or 'area', see `paint_regions`
 ) -> Explanation:
-    "The regions' weights for every token as a map, zeros for tokens the captioner does not know. Raises BadInput as `area_weights` and `painted` (aoa, section 4.3)."
-    return painted(area_weights(captioner, values, tokens, given, cut), regions, tuple(tokens), f"areas, given the {given}", {"given": given}, side, by)
+    """Paint the regions' weights for every token as a map; zeros for tokens that the captioner does not know.
+
+    Raises InputError as `area_weights` and `paint_regions` (aoa, the authors' script)."""
+    return paint_regions(
+        area_weights(captioner, features, tokens, condition, truncate),
+        regions,
+        tuple(tokens),
+        f"areas, conditioned on the {condition}",
+        {"condition": condition},
+        map_size,
+        weighting,
+    )

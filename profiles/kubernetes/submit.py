@@ -1,17 +1,38 @@
-"""Submit a job of Snakemake to Kubernetes: `submit.py --cpus N --memory MIB --gpus N --minutes N --disk MB SCRIPT`. Prints the job's name."""
-import argparse, json, os, shutil, subprocess, sys, uuid
+"""Submit a job of Snakemake to Kubernetes and print the job's name.
+
+Usage: `submit.py --cpus N --memory MIB --gpus N --minutes N --disk MB SCRIPT`."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 parser = argparse.ArgumentParser(description=__doc__)
-for name in ("cpus", "memory", "gpus", "minutes", "disk"): parser.add_argument(f"--{name}", required=True)
+for name in ("cpus", "memory", "gpus", "minutes", "disk"):
+    parser.add_argument(f"--{name}", required=True)
 parser.add_argument("script")
-given = parser.parse_args()
+args = parser.parse_args()
 name = f"cgsaliency-{uuid.uuid4().hex[:12]}"
-kept = Path(".make/kubernetes").resolve() / f"{name}.sh"      # Snakemake removes its own when it ends
-kept.parent.mkdir(parents=True, exist_ok=True)
-shutil.copyfile(given.script, kept)
+script_copy = Path(".make/kubernetes").resolve() / f"{name}.sh"  # Snakemake removes its own when it ends
+script_copy.parent.mkdir(parents=True, exist_ok=True)
+shutil.copyfile(args.script, script_copy)
 job = Path(__file__).with_name("job.json").read_text()
-for key, value in {"NAME": name, "FOLDER": os.getcwd(), "SCRIPT": str(kept), "CPUS": given.cpus, "MEMORY": f"{given.memory}Mi", "GPUS": given.gpus, "SECONDS": 60 * int(given.minutes), "DISK": f"{given.disk} MB"}.items(): job = job.replace(f'"{key}"', json.dumps(value))
+for key, value in {
+    "NAME": name,
+    "FOLDER": os.getcwd(),
+    "SCRIPT": str(script_copy),
+    "CPUS": args.cpus,
+    "MEMORY": f"{args.memory}Mi",
+    "GPUS": args.gpus,
+    "SECONDS": 60 * int(args.minutes),
+    "DISK": f"{args.disk} MB",
+}.items():
+    job = job.replace(f'"{key}"', json.dumps(value))
 done = subprocess.run(["kubectl", "create", "-f", "-"], input=job, text=True, capture_output=True)
-if done.returncode: sys.exit(f"kubectl refuses the job: {done.stderr.strip()}")
+if done.returncode:
+    sys.exit(f"kubectl refuses the job: {done.stderr.strip()}")
 print(name)

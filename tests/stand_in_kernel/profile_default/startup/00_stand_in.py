@@ -1,4 +1,5 @@
 """Make the kernel's 'cuda' the stand-in of tests/stand_in_device.py: with IPYTHONDIR at tests/stand_in_kernel."""
+
 import sys
 from pathlib import Path
 
