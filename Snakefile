@@ -1,4 +1,5 @@
-"""Every table and figure: one rule per notebook, run by papermill. `make reproduce` calls it with a scale and folders."""
+"""All tables and figures: one rule per notebook. `make reproduce` calls it with a scale and folders."""
+
 import re, shlex, sys
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ NAME = Path(SCALE).stem
 if not scale_path(SCALE).is_file():
     raise WorkflowError(f"there is no scale '{SCALE}': choose one of {', '.join(SCALES)}, or give a YAML file")
 try:
-    SETTINGS, PLAN_RESOURCES = load_scale(SCALE), load_plan(SCALE)  # read once: each rule takes its section
+    SETTINGS, PLAN_RESOURCES = load_scale(SCALE), load_plan(SCALE)  # read once; each rule uses its section
 except InputError as error:
     raise WorkflowError(str(error))
 SECTIONS = [name for name in SETTINGS if name != "all"]
@@ -19,14 +20,15 @@ ARTIFACTS, REPORTS = f"{config.get('artifacts', 'artifacts')}/{NAME}", f"{config
 SYNTHETIC = "synth_flickr30k" in SECTIONS
 DATA = f"{ARTIFACTS}/data" if SYNTHETIC else str(config.get("data") or "")
 if SYNTHETIC and config.get("data"):
-    raise WorkflowError(f"scale {NAME} draws its own data: leave DATA out, or choose SCALE=sample or SCALE=paper")
+    raise WorkflowError(f"scale {NAME} generates synthetic data: omit DATA, or choose SCALE=sample or SCALE=paper")
 if not SYNTHETIC and not Path(DATA or "nowhere").is_dir():
-    found = f" ('{DATA}' is none)" if DATA else ""
-    raise WorkflowError(f"scale {NAME} needs the folder of the data sets: make reproduce SCALE={NAME} DATA=folder{found}")
+    reason = f" ('{DATA}' is not a folder)" if DATA else ""
+    command = f"make reproduce SCALE={NAME} DATA=folder"
+    raise WorkflowError(f"scale {NAME} needs the folder of the data sets: {command}{reason}")
 
 
 @cache
-def imported(path: Path) -> list[Path]:
+def imported_modules(path: Path) -> list[Path]:
     "Return the modules of the package that the file imports."
     text = path.read_text(encoding="utf-8")
     names = [f"cgsaliency.{dotted}" for dotted in re.findall(r"\bcgsaliency\.([\w.]+) import", text)]
@@ -36,29 +38,31 @@ def imported(path: Path) -> list[Path]:
 
 
 def code_files(section: str) -> list[str]:
-    """Return the notebook and every module of the package that it imports, directly or not: when one changes, the
-    notebook runs again."""
-    found, waiting = [], [Path(f"nbs/papers/{notebook_of(section)}.ipynb")]
-    while waiting:
-        path = waiting.pop()
-        found.append(str(path))
-        waiting += [module for module in imported(path) if str(module) not in found and module not in waiting]
-    return sorted(found)
+    """Return the notebook and all modules of the package that it imports, directly or indirectly. A change of one of
+    them makes the notebook run again."""
+    files, queue = [], [Path(f"nbs/papers/{notebook_of(section)}.ipynb")]
+    while queue:
+        path = queue.pop()
+        files.append(str(path))
+        queue += [module for module in imported_modules(path) if str(module) not in files and module not in queue]
+    return sorted(files)
 
 
 def settings(section: str) -> dict:
+    "Return the settings of a section, with those of all sections."
     return {**(SETTINGS.get("all") or {}), **SETTINGS[section]}
 
 
 def setting(section: str, key: str, default=()):
+    "Return a setting of a section, or the default if the scale does not have the section."
     return settings(section)[key] if section in SECTIONS else default
 
 
-# What each notebook leaves besides its report: `writes_artifacts` that others read, `tables` and `figures` named after
-# it; `depends_on` names the notebooks that run before it, where the scale has them; `extra_inputs` are files.
-# Rules of a higher `priority` run first: the chain to the first table, then the longest chains, so that what is left
-# at the end is short. The resources that a notebook requests (GPUs, memory, disk, hours) stand in the scale's plan,
-# cgsaliency/reproduce/plans/<scale>.yaml, for scales that take more than a laptop.
+# The outputs of each notebook besides its report: `writes_artifacts` that others read, `tables` and `figures` named
+# after it. `depends_on` names the notebooks that run before it, if the scale has them; `extra_inputs` are files.
+# Rules of a higher `priority` run first: the chain to the first table, then the longest chains, so that only short
+# notebooks remain at the end. The resources that a notebook requests (GPUs, memory, disk, hours) are in the scale's
+# plan, cgsaliency/reproduce/plans/<scale>.yaml, for scales that need more than a laptop.
 TABLE, ROWS = [".csv", ".rows.parquet", ".claims.csv"], [".csv", ".rows.parquet"]
 BACKBONE, CAPTIONER = "synth_flickr30k cgvs/backbone", "synth_flickr30k cgvs/backbone cgvs/captioner"
 BENCHMARKS = "benchmarks/results"
@@ -67,7 +71,7 @@ FIGURE6 = ["abcdefgh"[k] + curve for k in range(len(setting("ebr/figure6", "exam
 
 
 def claims_of(paper: str) -> list[str]:
-    "Return the claims of the tables that the section of a paper's claims names."
+    "Return the files of the claims of a paper's tables."
     return [f"{REPORTS}/{paper}/{name}.claims.csv" for name in setting(f"{paper}/claims", "tables")]
 
 
@@ -195,25 +199,28 @@ for source, sections in ((f"scale {NAME}", SECTIONS), (f"the plan of scale {NAME
 
 
 def inputs_of(section: str) -> list[str]:
+    "Return the input files of a section's rule."
     plan = PLAN[section]
-    before = [name for name in plan.get("depends_on", "").split() if name in SECTIONS]
-    return [*code_files(section), *(f"{ARTIFACTS}/{name}.json" for name in before), *plan.get("extra_inputs", ())]
+    dependencies = [name for name in plan.get("depends_on", "").split() if name in SECTIONS]
+    return [*code_files(section), *(f"{ARTIFACTS}/{name}.json" for name in dependencies), *plan.get("extra_inputs", ())]
 
 
 def outputs_of(section: str) -> list[str]:
+    "Return the output files of a section's rule."
     plan = PLAN[section]
     figures = [f"{name}.{ending}" for name in plan.get("figures", ()) for ending in ("png", "pdf")]
     artifacts = [f"{ARTIFACTS}/{section}.json"] * plan.get("writes_artifacts", False)
-    return [f"{REPORTS}/{section}{ending}" for ending in (".ipynb", ".html", *plan.get("tables", ()), *figures)] + artifacts
+    endings = (".ipynb", ".html", *plan.get("tables", ()), *figures)
+    return [f"{REPORTS}/{section}{ending}" for ending in endings] + artifacts
 
 
-# A notebook of a killed run may live on for a moment: the lock beside its report makes the next one wait for it, and
-# tells `cgsaliency status` that it is running.
 def lock(section: str) -> str:
+    """Return the path of the section's lock file. A notebook of a killed run can continue for a moment: the next run
+    waits for its lock. `cgsaliency status` reads the locks to list running notebooks."""
     return str(Path(REPORTS, section).with_name(f".{Path(section).name}.lock"))
 
 
-# A scale may give a notebook several `processes`, which share training and explaining.
+# A notebook can have several `processes`, which share training and explaining.
 LAUNCHER = (
     "-m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0 --mixed_precision no"
     " --dynamo_backend no --num_processes"
@@ -221,23 +228,28 @@ LAUNCHER = (
 
 
 def processes(section: str) -> int:
+    "Return the number of processes of a section."
     return settings(section).get("processes", 1)
 
 
 def cores(section: str) -> int:
+    "Return the number of cores of a section."
     return processes(section) * settings(section).get("cores", settings(section)["threads"])
 
 
 def plan_of(section: str) -> dict:
+    "Return the planned resources of a section."
     return merge_settings(PLAN_RESOURCES.get("all", {}), PLAN_RESOURCES.get(section, {}))
 
 
 def gpus(section: str) -> int:
+    "Return the number of GPUs of a section."
     return processes(section) * plan_of(section)["gpu"] if PLAN_RESOURCES else 0
 
 
 def run(section: str) -> str:
-    # threads that wait leave their core to the notebook beside this one
+    "Return the command that runs a section."
+    # waiting threads release their core to other notebooks
     passive = cores(section) < processes(section) * settings(section)["threads"]
     python, module = sys.executable, "-m cgsaliency.reproduce"
     return " ".join(
@@ -253,6 +265,7 @@ def run(section: str) -> str:
 
 
 def resources_of(section: str) -> dict[str, int]:
+    "Return the resources of a section's rule, by Snakemake's names."
     if PLAN_RESOURCES is None:
         return {}
     plan = plan_of(section)
@@ -267,19 +280,22 @@ def resources_of(section: str) -> dict[str, int]:
 rule all:
     input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/index.html"
 
-# What `make reproduce` runs before all the rest, so that there is a table to look at soon: it takes both cores, which
-# other notebooks would never leave free together.
+# `make reproduce` runs these sections first, so that the first table is finished early: they need both cores, which are
+# never free at the same time while other notebooks run.
 FIRST = [section for section in ("synth_coco", "cgvs/backbone") if section in SECTIONS and PLAN_RESOURCES is None]
 rule first:
     input: [f"{ARTIFACTS}/{section}.json" for section in FIRST]
 
 rule index:
-    input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/claims.csv", "cgsaliency/reproduce/index.py"
+    input:
+        [f"{REPORTS}/{section}.ipynb" for section in SECTIONS],
+        f"{REPORTS}/claims.csv",
+        "cgsaliency/reproduce/index.py",
     output: f"{REPORTS}/index.html"
     shell: f"{sys.executable} -m cgsaliency.reproduce.index {NAME} '{REPORTS}' {' '.join(SECTIONS)}"
 
-# Numbers depend on the threads of a notebook, which its scale fixes: each rule takes as many cores, or those that the
-# scale says, and as many rules as CORES allow run side by side.
+# Numbers depend on the number of threads, which the scale fixes. Each rule takes that many cores, or `cores` of the
+# scale; as many rules run in parallel as CORES allows.
 for section in SECTIONS:
     rule:
         name: section.replace("/", "_")

@@ -17,7 +17,7 @@ for name in ("cpus", "memory", "gpus", "minutes", "disk"):
 parser.add_argument("script")
 args = parser.parse_args()
 name = f"cgsaliency-{uuid.uuid4().hex[:12]}"
-script_copy = Path(".make/kubernetes").resolve() / f"{name}.sh"  # Snakemake removes its own when it ends
+script_copy = Path(".make/kubernetes").resolve() / f"{name}.sh"  # Snakemake removes the original when it ends
 script_copy.parent.mkdir(parents=True, exist_ok=True)
 shutil.copyfile(args.script, script_copy)
 job = Path(__file__).with_name("job.json").read_text()
@@ -32,7 +32,7 @@ for key, value in {
     "DISK": f"{args.disk} MB",
 }.items():
     job = job.replace(f'"{key}"', json.dumps(value))
-done = subprocess.run(["kubectl", "create", "-f", "-"], input=job, text=True, capture_output=True)
-if done.returncode:
-    sys.exit(f"kubectl refuses the job: {done.stderr.strip()}")
+completed = subprocess.run(["kubectl", "create", "-f", "-"], input=job, text=True, capture_output=True)
+if completed.returncode:
+    sys.exit(f"kubectl rejects the job: {completed.stderr.strip()}")
 print(name)

@@ -93,8 +93,8 @@ def test_no_notebook_depends_on_the_name_of_the_scale():
     "config, message",
     [
         ({"scale": "sample"}, "needs the folder of the data sets: make reproduce SCALE=sample DATA=folder"),
-        ({"scale": "sample", "data": "nowhere"}, "'nowhere' is none"),
-        ({"scale": "toybox", "data": "."}, "draws its own data"),
+        ({"scale": "sample", "data": "nowhere"}, "'nowhere' is not a folder"),
+        ({"scale": "toybox", "data": "."}, "generates synthetic data"),
         ({"scale": "huge"}, "there is no scale 'huge': choose one of"),
     ],
 )
