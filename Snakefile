@@ -66,8 +66,8 @@ def setting(section: str, key: str, default=()):
 TABLE, ROWS = [".csv", ".rows.parquet", ".claims.csv"], [".csv", ".rows.parquet"]
 BACKBONE, CAPTIONER = "synth_flickr30k cgvs/backbone", "synth_flickr30k cgvs/backbone cgvs/captioner"
 BENCHMARKS = "benchmarks/results"
-FIGURE5 = ["abcdefgh"[k] for k in range(len(setting("ebr/figure5", "examples")))]
-FIGURE6 = ["abcdefgh"[k] + curve for k in range(len(setting("ebr/figure6", "examples"))) for curve in ("", "_curve")]
+THUMOS14_EXAMPLES = "abcdefgh"[: len(setting("ebr/thumos14_video", "examples"))]
+THUMOS14_FIGURES = [letter + part for letter in THUMOS14_EXAMPLES for part in ("_paper", "_code", "_curves")]
 
 
 def claims_of(paper: str) -> list[str]:
@@ -98,7 +98,7 @@ PLAN = {
     ),
     "cgvs/figure2": dict(depends_on=f"{CAPTIONER} cgvs/captioners_video", figures=[""]),
     "cgvs/figure3": dict(depends_on=CAPTIONER, figures=[""]),
-    "cgvs/figure4": dict(depends_on=CAPTIONER, figures=[""]),
+    "cgvs/figure4": dict(depends_on=CAPTIONER, tables=TABLE, figures=["", "_common_scale"]),
     "cgvs/figure5": dict(
         depends_on=f"{BACKBONE} cgvs/captioners_video", figures=["", "b"], tables=[".gif", ".mp4", *ROWS]
     ),
@@ -111,19 +111,21 @@ PLAN = {
     "ebr/table2": dict(depends_on="ebr/action_lstm", tables=TABLE, figures=[""]),
     "ebr/table3": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=[""]),
     "ebr/table4": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=[""]),
-    "ebr/figure1": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=[""]),
+    "ebr/figure1": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=["a", "b"]),
     "ebr/figure2": dict(figures=[""]),
     "ebr/figure3": dict(figures=[""]),
     "ebr/figure4": dict(figures=[""]),
-    "ebr/figure5": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=FIGURE5),
-    "ebr/figure6": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=FIGURE6),
+    "ebr/figure5": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=[""]),
+    "ebr/figure6": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=["a", "b"]),
     "ebr/figure7": dict(depends_on="ebr/action_lstm", tables=[".claims.csv"], figures=[""]),
+    "ebr/evidence_over_time": dict(depends_on="ebr/action_lstm", figures=["", "_boundaries"]),
+    "ebr/thumos14_video": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=THUMOS14_FIGURES),
     "ebr/captioner": dict(depends_on=f"{BACKBONE} synth_msvd_msrvtt", writes_artifacts=True, priority=5),
     "ebr/table5": dict(depends_on=f"{CAPTIONER} ebr/captioner", tables=TABLE, figures=["", "_maps"], priority=1),
     "ebr/figure8": dict(
-        depends_on=f"{BACKBONE} cgvs/captioners_video ebr/captioner", tables=ROWS, figures=["", "b"]
+        depends_on=f"{BACKBONE} cgvs/captioners_video ebr/captioner", tables=ROWS, figures=["a", "b", "c", "d"]
     ),
-    "ebr/figure9": dict(depends_on=f"{BACKBONE} ebr/captioner", figures=[""]),
+    "ebr/figure9": dict(depends_on=f"{BACKBONE} ebr/captioner", figures=["", "_annotated"]),
     "ebr/section6": dict(
         depends_on=f"{CAPTIONER} cgvs/captioners_video ebr/captioner",
         tables=TABLE,
@@ -140,16 +142,19 @@ PLAN = {
 
     "aoa/proposals": dict(depends_on="synth_coco", writes_artifacts=True, priority=5),
     "aoa/region_encoder": dict(depends_on="synth_flickr30k synth_coco", writes_artifacts=True, priority=5),
+    "aoa/parameterizations": dict(
+        depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, tables=ROWS, figures=[""], priority=2
+    ),
     "aoa/train_terms": dict(depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, priority=5),
     "aoa/train_region_types": dict(
-        depends_on="synth_coco aoa/proposals aoa/region_encoder", writes_artifacts=True, priority=5
+        depends_on="synth_coco aoa/proposals aoa/region_encoder aoa/train_terms", writes_artifacts=True, priority=5
     ),
-    "aoa/train_region_counts": dict(depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, priority=3),
     "aoa/finetuned": dict(
         depends_on="synth_coco aoa/proposals aoa/region_encoder aoa/train_terms aoa/train_region_types",
         writes_artifacts=True,
         priority=5,
     ),
+    "aoa/ensemble": dict(depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, priority=3),
     "aoa/flickr30k": dict(
         depends_on="synth_flickr30k aoa/region_encoder", writes_artifacts=True, tables=ROWS, priority=2
     ),
@@ -158,6 +163,7 @@ PLAN = {
         depends_on="synth_coco aoa/region_encoder aoa/train_terms aoa/train_region_types aoa/finetuned",
         tables=TABLE,
         figures=[""],
+        extra_inputs=[f"{REPORTS}/aoa/table1.rows.parquet"] if "aoa/table1" in SECTIONS else [],
         priority=1,
     ),
     "aoa/table3": dict(
@@ -165,16 +171,29 @@ PLAN = {
         tables=TABLE,
         figures=["_maps"],
     ),
-    "aoa/table4": dict(depends_on="synth_coco aoa/region_encoder aoa/finetuned", tables=TABLE, figures=[""]),
+    "aoa/table4": dict(
+        depends_on="synth_coco aoa/region_encoder aoa/finetuned aoa/ensemble",
+        tables=TABLE,
+        figures=[""],
+        extra_inputs=[f"{REPORTS}/aoa/table2.rows.parquet"] if "aoa/table2" in SECTIONS else [],
+    ),
     "aoa/figure1": dict(figures=["", "b"]),
     "aoa/figure2": dict(figures=["", "b"]),
     "aoa/figure3": dict(figures=["", "b"]),
     "aoa/figure4": dict(
-        depends_on="synth_coco aoa/region_encoder aoa/train_terms aoa/train_region_types aoa/train_region_counts",
+        depends_on="synth_coco aoa/proposals aoa/region_encoder aoa/train_terms aoa/train_region_types",
         tables=TABLE,
         figures=[""],
+        extra_inputs=[f"{REPORTS}/aoa/table2.rows.parquet"] if "aoa/table2" in SECTIONS else [],
     ),
-    "aoa/figure5": dict(depends_on="synth_flickr30k aoa/region_encoder aoa/flickr30k", figures=["_areas"]),
+    "aoa/figure5": dict(
+        depends_on=(
+            "synth_flickr30k synth_coco aoa/proposals aoa/region_encoder aoa/train_terms aoa/train_region_types"
+            " aoa/flickr30k"
+        ),
+        tables=TABLE,
+        figures=["", "_areas"],
+    ),
     "aoa/timing": dict(tables=TABLE, extra_inputs=[f"{BENCHMARKS}/areas_of_attention.csv"]),
 
     "cgvs/claims": dict(

@@ -33,13 +33,14 @@ READERS, CORES = 4, 2  # processes that read images and videos for a GPU; cores 
 # Sizes of the official data sets: images or videos of each part (UCF101: split 1, its validation part consists of the
 # groups divisible by five), and approximate frames of a video.
 FLICKR30K = {"train": 29_000, "val": 1_014, "test": 1_000}
-# with the 30,504 images of the part 'restval', which `load_coco` includes by default; without them 82,783
-COCO = {"train": 113_287, "val": 5_000, "test": 5_000}
+COCO = {"train": 82_783, "val": 5_000, "test": 5_000}
+RESTVAL = 30_504  # images of MSCOCO that only the ensemble is trained with, too
 MSRVTT = {"train": 6_513, "val": 497, "test": 2_990}
 MSVD = {"train": 1_200, "val": 100, "test": 670}
 UCF101 = {"train": 7_377, "val": 2_160, "test": 3_783}
 THUMOS14 = {"val": 200, "test": 212}
-BOXED_CLIPS = 914  # of UCF101's test part, in the 24 classes with boxes
+NUM_CLASSES = 101  # of UCF101
+BOXED_CLIPS = 3_207  # of UCF101's three parts, in the 24 classes with boxes
 ACTIONS = 3_007  # in THUMOS14's validation videos; about as many background segments lie between them
 FRAMES = {"MSR-VTT": 400, "MSVD": 290, "UCF101": 186, "THUMOS14": 6_400}
 CAPTIONS, PHRASES = 5, 2.9  # of an image of Flickr30k; phrases with boxes of a caption
@@ -51,6 +52,7 @@ CUDA = 3.0  # GiB of main memory of CUDA's libraries
 
 READ_IMAGE, READ_FRAME = "an image read and resized", "a frame of a video read and resized"
 PROPOSALS, DESCRIPTORS = "Edge Boxes of an image", "Inception-v3 features of an image"
+GAMMA, CANVAS_MAP = "VGG-16 conv5 map of an image", "VGG-16 map of an image for proposals"
 HOST = (READ_IMAGE, READ_FRAME, PROPOSALS)
 Counts = dict[str, float]
 
@@ -84,7 +86,9 @@ def counts(settings: dict[str, dict]) -> dict[str, Counts]:
 def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
     image, (train, val, test) = DESCRIPTORS, FLICKR30K.values()
     epochs = settings["cgvs/captioner"]["training"]["epochs"]
-    crop_steps, sentences = steps(settings["cgvs/captioners_crop"], train, val), CAPTIONS * test
+    crop_steps, sentences = steps(settings["cgvs/captioners_crop"], train), CAPTIONS * test
+    crop_epochs = settings["cgvs/captioners_crop"]["training"]["epochs"]
+    num_mean = {name: settings[f"cgvs/{name}"]["num_mean_images"] for name in ("table1", "table2")}
     videos, frames = settings["cgvs/captioners_video"], settings["cgvs/captioners_video"]["num_frames"]
     num_test = MSRVTT["test"] + MSVD["test"]
     num_trained = total(MSRVTT) + total(MSVD) - num_test  # with the validation part
@@ -98,20 +102,21 @@ def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
             "training step, S2VT, images": steps(settings["cgvs/captioner"], train, val),
             "greedy caption, S2VT": (epochs + 1) * val,
         },
-        "cgvs/table1": {"CGVS of a sentence, S2VT": sentences},
+        # each sentence, one of another image for each, and the sentences of the mean map
+        "cgvs/table1": {"CGVS of a sentence, S2VT": 2 * sentences + CAPTIONS * num_mean["table1"]},
         "cgvs/captioners_crop": {
             image: train + val,
             READ_IMAGE: train + val,
             "training step, S2VT, images": crop_steps,
             "training step, soft attention, images": crop_steps,
             "training step, supervised attention, images": crop_steps,
-            "greedy caption, S2VT": val,
-            "greedy caption, soft attention": 2 * val,
+            "greedy caption, S2VT": (crop_epochs + 1) * val,
+            "greedy caption, soft attention": 2 * (crop_epochs + 1) * val,
         },
         "cgvs/table2": {
             image: test,
             READ_IMAGE: test,
-            "CGVS of a sentence, S2VT": sentences + test,
+            "CGVS of a sentence, S2VT": 2 * sentences + CAPTIONS * num_mean["table2"] + test,
             "attention of a sentence, soft attention": 2 * (sentences + test),
             "caption by a beam of 5, S2VT": test,
             "caption by a beam of 5, soft attention": 2 * test,
@@ -130,7 +135,10 @@ def _cgvs(settings: dict[str, dict]) -> dict[str, Counts]:
             "greedy caption, S2VT": test + num_test,
             "greedy caption, soft attention": test + num_test,
         },
-        "cgvs/figure4": {"CGVS of a sentence, S2VT": CAPTIONS * settings["cgvs/figure4"]["num_evaluated"]},
+        "cgvs/figure4": {
+            "CGVS of a sentence, S2VT": (CAPTIONS + 1) * settings["cgvs/figure4"]["num_evaluated"],
+            "greedy caption, S2VT": settings["cgvs/figure4"]["num_evaluated"],
+        },
     }
 
 
@@ -138,6 +146,8 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
     image, (train, val, test) = DESCRIPTORS, FLICKR30K.values()
     ucf, thumos = total(UCF101) * FRAMES["UCF101"], total(THUMOS14) * FRAMES["THUMOS14"]
     config, frame = settings["ebr/frame_cnn"], "VGG-16 fc7 of a frame"
+    finetuning = config["finetuning"]
+    clip_frames = finetuning["clip_length"]
     training_frames = config["frames_per_clip"] * UCF101["train"] + config["frames_per_video"] * THUMOS14["val"]
     classifier = settings["ebr/action_lstm"]
     epochs = classifier["training"]["epochs"]
@@ -149,7 +159,7 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
     }
     contrastive = {name: 1 for name in evidence if name.startswith("cEB-R")}
     frame_units = ("six explanations by EB of a frame", "two explanations by gradients of a frame")
-    figure5, sentences = settings["ebr/figure5"], CAPTIONS * test
+    table1, figure5, sentences = settings["ebr/table1"], settings["ebr/figure5"], CAPTIONS * test
     captioner = settings["ebr/captioner"]
 
     def times(number: float, units: Counts) -> Counts:
@@ -157,8 +167,14 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
 
     return {
         "ebr/frame_cnn": {
-            "training step, VGG-16 on frames": steps(config, training_frames),
-            frame: config["training"]["epochs"] * config["frames_per_clip"] * UCF101["val"] + ucf + thumos,
+            # a clip of the fine-tuning counts as so many frames
+            "training step, VGG-16 on frames": steps(config, training_frames)
+            + finetuning["training"]["epochs"] * clip_frames * UCF101["train"] / config["training"]["batch_size"],
+            frame: config["training"]["epochs"] * config["frames_per_clip"] * UCF101["val"]
+            + finetuning["training"]["epochs"] * clip_frames * UCF101["val"]
+            + ucf
+            + UCF101["test"] * FRAMES["UCF101"]  # class scores of single frames
+            + thumos,
             # for the index, training and feature extraction
             READ_FRAME: (
                 1.5 * (ucf + thumos)
@@ -172,7 +188,11 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
         },
         "ebr/table1": {
             READ_FRAME: BOXED_CLIPS * FRAMES["UCF101"],
-            **dict.fromkeys(frame_units, BOXED_CLIPS * settings["ebr/table1"]["num_frames"]),
+            # of the frame CNN, and of the fine-tuned one at each layer or for each length of clips
+            frame_units[0]: (2 + len(table1["layers"])) * BOXED_CLIPS * FRAMES["UCF101"],
+            frame_units[1]: (1 + len(table1["clip_lengths"])) / 2 * BOXED_CLIPS * FRAMES["UCF101"],
+            # of the class for each length of clips, of another class, and of all classes; a clip here has 128 frames
+            **times(BOXED_CLIPS * FRAMES["UCF101"] / 128 * (len(table1["clip_lengths"]) + 1 + NUM_CLASSES), evidence),
         },
         "ebr/table2": times(
             len(settings["ebr/table2"]["action_lengths"]) * settings["ebr/table2"]["num_videos"],
@@ -181,10 +201,12 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
         "ebr/table3": times(1.1 * clips, {"scores of a clip in time": 1, **contrastive}),  # classes of a video
         "ebr/table4": times(1.1 * clips, contrastive),
         "ebr/figure5": {
-            READ_FRAME: 2 * figure5["num_evaluated"] * FRAMES["UCF101"],
-            "cEB-R ('code') of a frame": 2 * figure5["num_evaluated"] * figure5["num_frames"],
+            READ_FRAME: len(figure5["classes"]) * FRAMES["UCF101"],
+            "EB-R ('code') of a frame": len(figure5["classes"]) * figure5["num_frames"],
+            "cEB-R ('code') of a frame": len(figure5["classes"]) * figure5["num_frames"],
         },
         "ebr/figure7": times(settings["ebr/figure7"]["num_videos"], contrastive),
+        "ebr/evidence_over_time": times(settings["ebr/evidence_over_time"]["num_videos"], contrastive),
         "ebr/captioner": {
             image: 2 * (train + val) + captioner["videos"]["num_frames"] * (MSRVTT["train"] + MSRVTT["val"]),
             READ_IMAGE: 2 * (train + val),
@@ -210,46 +232,98 @@ def _ebr(settings: dict[str, dict]) -> dict[str, Counts]:
     }
 
 
+REGION_MODELS = {
+    "grid": "train_terms/full",
+    "spatial_transformers": "train_region_types/spatial_transformers",
+    "proposals": "train_region_types/proposals",
+}  # whose captions were measured, by region type
+
+
+def _beam_captions(captions: Counts) -> Counts:
+    "Return the units of these numbers of captions by region type; one of greedy search counts as one of a beam."
+    label = "caption by a beam of 3, areas of attention"
+    return {f"{label}, {REGION_MODELS[region_type]}": number for region_type, number in captions.items()}
+
+
+def _region_types(section_settings: dict) -> list[str]:
+    "Return the region types of the trained models."
+    return [model["encoder_kwargs"]["region_type"] for model in section_settings["models"].values()]
+
+
 def _aoa(settings: dict[str, dict]) -> dict[str, Counts]:
-    gamma, images = "VGG-16 conv5 map of an image", total(COCO) + total(FLICKR30K)
-    unit_counts = {"aoa/region_encoder": {gamma: images, READ_IMAGE: images}, "aoa/proposals": {PROPOSALS: total(COCO)}}
-    for section in ("train_terms", "train_region_types", "train_region_counts", "flickr30k", "finetuned"):
+    images, with_canvas = total(COCO) + total(FLICKR30K), total(COCO)
+    unit_counts = {
+        "aoa/region_encoder": {GAMMA: images, CANVAS_MAP: with_canvas, READ_IMAGE: images + with_canvas},
+        "aoa/proposals": {PROPOSALS: total(COCO)},
+    }
+    for section in ("train_terms", "parameterizations", "train_region_types", "flickr30k", "finetuned"):
         config, parts = settings[f"aoa/{section}"], FLICKR30K if section == "flickr30k" else COCO
-        seeds = len(config["seeds"])
-        models = config.get("models") or {"spatial_transformers": {"encoder_kwargs": config["encoder_kwargs"]}}
+        seeds, epochs, region_types = len(config["seeds"]), config["training"]["epochs"], _region_types(config)
         steps_per_model = seeds * steps(config, parts["train"], parts["val"])
         unit_counts[f"aoa/{section}"] = run = {
-            f"training step, areas of attention, {section}/{name}": steps_per_model for name in models
+            f"training step, areas of attention, {section}/{name}": steps_per_model for name in config["models"]
         }
-        region_types = [model["encoder_kwargs"]["region_type"] for model in models.values()]
         if section == "finetuned":
             run["training step, areas of attention, train_terms/full"] = steps_per_model  # the control
-            num_images = config["training"]["epochs"] * (parts["train"] + parts["val"]) + parts["test"]
-            run |= {READ_IMAGE: seeds * len(models) * num_images, gamma: seeds * len(models) * parts["test"]}
+            num_images = epochs * (parts["train"] + parts["val"]) + parts["test"]
+            run |= {READ_IMAGE: seeds * len(region_types) * num_images}
+            run |= {GAMMA: seeds * len(region_types) * (epochs * parts["val"] + parts["test"])}
             region_types.append("grid")
-        for label, number in (
-            ("train_terms/full", sum(region_type == "grid" for region_type in region_types)),
-            ("train_region_types/spatial_transformers", sum(region_type != "grid" for region_type in region_types)),
-        ):
-            if number:
-                run[f"greedy caption, areas of attention, {label}"] = seeds * number * parts["test"]
+        # validation in each epoch, and the test images by both searches
+        captions = seeds * (epochs * parts["val"] + 2 * parts["test"])
+        run |= _beam_captions({name: captions * region_types.count(name) for name in dict.fromkeys(region_types)})
+    unit_counts["aoa/ensemble"] = _aoa_ensemble(settings["aoa/ensemble"])
     seeds, test = len(settings["aoa/table4"]["seeds"]), FLICKR30K["test"]
-    members = 2 * seeds + seeds * (seeds - 1)  # single models, ensembles without one model, the ensemble of all
-    unit_counts["aoa/table4"] = {
-        READ_IMAGE: seeds * COCO["test"],
-        gamma: seeds * COCO["test"],
-        "caption by a beam of 3, areas of attention, train_region_types/spatial_transformers": members * COCO["test"],
+    unit_counts["aoa/table4"] = {  # each member of the ensemble has its own CNN
+        READ_IMAGE: COCO["test"],
+        GAMMA: seeds * COCO["test"],
+        **_beam_captions({"spatial_transformers": seeds * COCO["test"]}),
+    }
+    figure4 = settings["aoa/figure4"]
+    num_captions = len(figure4["seeds"]) * COCO["test"]
+    unit_counts["aoa/figure4"] = _beam_captions(
+        {
+            "grid": (1 + len(figure4["strides"])) * num_captions,
+            "spatial_transformers": len(figure4["strides"]) * num_captions,
+            "proposals": len(figure4["num_proposals"]) * num_captions,
+        }
+    )
+    figure5 = settings["aoa/figure5"]
+    num_captions = len(figure5["seeds"]) * figure5["num_images"]
+    unit_counts["aoa/figure5"] = {
+        **_beam_captions(dict.fromkeys(figure5["captioners"], num_captions)),
+        "area attention of a sentence": (len(figure5["captioners"]) + CAPTIONS) * num_captions,
     }
     captioners = 2 * len(settings["aoa/table3"]["seeds"])
     unit_counts["aoa/table3"] = {
         DESCRIPTORS: test,
         READ_IMAGE: test,
-        "greedy caption, areas of attention, train_region_types/spatial_transformers": captioners * test,
+        **_beam_captions({"spatial_transformers": captioners * test}),
         "greedy caption, soft attention": 2 * test,
-        "area attention of a sentence": (2 * captioners + 14) * test,
-        "attention of a sentence, soft attention": 4 * test,
+        "area attention of a sentence": ((CAPTIONS + 3) * captioners + 14) * test,  # phrases of all captions, nouns
+        "attention of a sentence, soft attention": 2 * (CAPTIONS + 3) * test,
     }
     return unit_counts
+
+
+def _aoa_ensemble(settings: dict) -> Counts:
+    "Return the units of the ensemble: members in three stages, with images that are flipped at random."
+    seeds, num_train = len(settings["seeds"]), COCO["train"] + RESTVAL
+    epochs = {name: settings["training"]["epochs"] for name in settings["models"]}
+    epochs["finetuned"] = settings["finetuning"]["epochs"]
+    label = "training step, areas of attention, ensemble"
+    unit_counts = {
+        f"{label}/{name}": seeds * steps({"training": stage}, num_train, COCO["val"])
+        for name in settings["models"]
+        for stage in [settings["finetuning" if name == "finetuned" else "training"]]
+    }
+    captions = {"grid": 0, "spatial_transformers": 0}
+    for name, config in settings["models"].items():
+        number = seeds * (epochs[name] * COCO["val"] + 2 * COCO["test"])
+        captions[config["encoder_kwargs"]["region_type"]] += number
+    maps = 2 * num_train + seeds * (epochs["finetuned"] * COCO["val"] + COCO["test"])
+    images = 2 * num_train + seeds * (epochs["finetuned"] * (num_train + COCO["val"]) + COCO["test"])
+    return unit_counts | {GAMMA: maps, READ_IMAGE: images} | _beam_captions(captions)
 
 
 def _method_comparison(settings: dict) -> Counts:
@@ -268,9 +342,9 @@ def _method_comparison(settings: dict) -> Counts:
         },
     }
     for name, captioner_explainers in specific_explainers.items():
-        explainers = len(captioner_explainers) + 8  # CGVS, four of gradients, three references
-        unit_counts |= {
-            f"CGVS of a sentence, {name}": num_explained,
+        explainers = len(captioner_explainers) + 11  # CGVS, four of gradients, six baselines
+        unit_counts |= {  # of CGVS also the baselines "other sentence" and "mean map"
+            f"CGVS of a sentence, {name}": 2 * num_explained + settings["num_mean_images"],
             f"gradient of a sentence, {name}": 3 * num_explained,
             f"integrated gradients of a sentence, {name}": num_explained,
         }
@@ -305,7 +379,7 @@ def loads(section: str) -> tuple[str, ...]:
         "aoa/region_encoder": ("coco", "flickr30k"),
         "aoa/flickr30k": ("flickr30k",),
         "aoa/table3": ("flickr30k",),
-        "aoa/figure5": ("flickr30k",),
+        "aoa/figure5": ("coco", "flickr30k"),
         "method_comparison": ("flickr30k",),
     }
     if section in datasets_by_section:
@@ -374,7 +448,13 @@ def data_memory(section: str, settings: dict[str, dict]) -> float:
         return 2 * FLOAT * FC7 * config["num_frames"] * 64 * 2  # the videos of a batch
     if section in ("ebr/table1", "ebr/figure1", "ebr/figure5", "ebr/figure6"):
         return 2 * FLOAT * 3 * 320 * 240 * max(FRAMES["UCF101"], 128)
-    if section in ("aoa/train_terms", "aoa/train_region_types", "aoa/train_region_counts", "aoa/finetuned"):
+    if section in (
+        "aoa/train_terms",
+        "aoa/parameterizations",
+        "aoa/train_region_types",
+        "aoa/finetuned",
+        "aoa/ensemble",
+    ):
         boxes = (
             NUM_BATCHES * 4 * FLOAT * config["proposals"]["num_boxes"] * training["batch_size"]
             if "proposals" in config
@@ -382,7 +462,7 @@ def data_memory(section: str, settings: dict[str, dict]) -> float:
         )
         return (
             NUM_BATCHES * FLOAT * max(CONV5, 3 * 224 * 224) * training["batch_size"]
-            + caption_memory(COCO["train"] + COCO["val"], config["num_captions"], config["max_words"])
+            + caption_memory(COCO["train"] + RESTVAL + COCO["val"], config["num_captions"], config["max_words"])
             + boxes
         )
     if section == "aoa/flickr30k":
@@ -416,10 +496,14 @@ def disk_space(section: str, settings: dict[str, dict], parameters: dict[str, in
                     + settings["ebr/frame_cnn"]["frames_per_video"] * THUMOS14["val"]
                 )
                 + 224 * 224 * settings["ebr/frame_cnn"]["frames_per_clip"] * UCF101["val"]
+                + 320 * 240 * settings["ebr/frame_cnn"]["finetuning"]["clip_length"] * UCF101["train"]
+                + 224 * 224 * settings["ebr/frame_cnn"]["finetuning"]["clip_length"] * UCF101["val"]
             )
-            + HALF * FC7 * (total(UCF101) * FRAMES["UCF101"] + total(THUMOS14) * FRAMES["THUMOS14"])
+            + HALF * FC7 * ((total(UCF101) + UCF101["test"]) * FRAMES["UCF101"] + total(THUMOS14) * FRAMES["THUMOS14"])
         ),
-        "aoa/region_encoder": HALF * CONV5 * (total(COCO) + total(FLICKR30K)),
+        # γ; and the maps of canvases of 450 × 450 pixels, which have 28 × 28 cells
+        "aoa/region_encoder": HALF * CONV5 * (5 * total(COCO) + total(FLICKR30K)),
+        "aoa/ensemble": HALF * CONV5 * 2 * (COCO["train"] + RESTVAL),  # and of the mirror images
         "aoa/proposals": total(COCO) * settings.get("aoa/proposals", {}).get("max_proposals", 100) * 5 * FLOAT,
     }
     if section == "cgvs/captioner":
@@ -431,12 +515,12 @@ def disk_space(section: str, settings: dict[str, dict], parameters: dict[str, in
     if section == "ebr/captioner":
         sizes = 3 * [parameters["mean pooling, images"]] + [parameters["mean pooling, videos"]]
     if section == "ebr/frame_cnn":
-        sizes = [parameters["VGG-16 on frames"]]
+        sizes = 2 * [parameters["VGG-16 on frames"]] + [parameters["LSTM on frames"]]
     if section == "ebr/action_lstm":
         sizes = 3 * [parameters["LSTM on frames"]]
     if section.startswith("aoa/") and "training" in config and config["training"]:
-        models = config.get("models") or {"spatial_transformers": {}}
-        sizes = seeds * [parameters[f"areas of attention, {section.removeprefix('aoa/')}/{name}"] for name in models]
+        name_of_models = f"areas of attention, {section.removeprefix('aoa/')}"
+        sizes = seeds * [parameters[f"{name_of_models}/{name}"] for name in config["models"]]
         if section == "aoa/finetuned":
             sizes += seeds * [parameters["areas of attention, train_terms/full"]]
     return (features.get(section, 0) + FLOAT * sum(sizes)) / GB, 3 * FLOAT * max(sizes, default=0) / GB

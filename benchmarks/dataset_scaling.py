@@ -116,13 +116,13 @@ def split_coco(folder: Path, _: Any) -> int:
     "Read the splits of MSCOCO; return the number of images in them."
     from cgsaliency.data.coco import karpathy_splits
 
-    splits = karpathy_splits(folder / "coco/dataset_coco.json")
+    splits = karpathy_splits(folder / "coco/dataset_coco.json", restval=True)
     return sum(len(getattr(splits, part)) for part in ("train", "val", "test"))
 
 
 def coco_records(folder: Path) -> Any:
-    "Return the records of MSCOCO's training images."
-    return training_part("coco", folder).samples
+    "Return the records of MSCOCO's training images and of restval."
+    return training_part("coco", folder, restval=True).samples
 
 
 def build_vocabulary(samples: Any) -> Any:
@@ -264,19 +264,19 @@ TASKS = {
     "load Flickr30k, training images": Task(no_preparation, load("flickr30k"), read_flickr30k, "read() of its files"),
     "load MSCOCO, training images and restval": Task(
         no_preparation,
-        load("coco"),
+        load("coco", restval=True),
         lambda folder: parse(*captions_files(folder), folder / "coco/dataset_coco.json"),
         COCO_FILES,
     ),
     "load MSCOCO, training images": Task(
         no_preparation,
-        load("coco", restval=False),
+        load("coco"),
         lambda folder: parse(*captions_files(folder), folder / "coco/dataset_coco.json"),
         COCO_FILES,
     ),
     "load MSCOCO, training images and restval, with instances": Task(
         no_preparation,
-        load("coco", instances=True),
+        load("coco", restval=True, instances=True),
         lambda folder: parse(*captions_files(folder), *instances_files(folder), folder / "coco/dataset_coco.json"),
         COCO_FILES,
     ),

@@ -34,6 +34,7 @@ OTHER_EXPLAINERS = {
         "cEB-R, 'code'": eb_r_words,
         "cEB-R, 'paper'": partial(eb_r_words, variant="paper"),
         "EB-R, 'code'": partial(eb_r_words, contrastive=False),
+        "EB-R, 'paper'": partial(eb_r_words, contrastive=False, variant="paper"),
     },
     "encoder-decoder": {},
     "soft attention": {"attention weights": attention},

@@ -25,6 +25,7 @@ from cgsaliency.core.records import Sample
 from cgsaliency.data.vocabulary import Vocabulary
 from cgsaliency.features.cache import CachedFeatures, FeatureCache, write_chunk
 from cgsaliency.features.region_encoder import RegionEncoder
+from cgsaliency.features.region_inputs import LazyImages, RegionInputs
 from cgsaliency.features.toy_cnn import ToyVGG
 from cgsaliency.features.video_features import VideoFeatureCache
 from cgsaliency.models.base import captioning_loss
@@ -32,7 +33,7 @@ from cgsaliency.models.mean_pool import MeanPoolCaptioner
 from cgsaliency.models.s2vt import S2VT
 from cgsaliency.models.soft_attention import SoftAttention, attention_loss
 from cgsaliency.train.action import train_action_lstm, train_frame_cnn
-from cgsaliency.train.areas import LazyImages, RegionDataset, RegionInputs, train_region_captioner
+from cgsaliency.train.areas import RegionDataset, train_region_captioner
 from cgsaliency.train.captioner import train_captioner
 from cgsaliency.train.loop import TrainConfig
 from measure import write_rows

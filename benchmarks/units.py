@@ -6,7 +6,7 @@ decoding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from cgsaliency.explain.gradient import gradient_rule, gradient_saliency
 from cgsaliency.explain.word_gradient import integrated_gradients, word_gradient
 from cgsaliency.features.backbone import BACKBONES, Backbone
 from cgsaliency.features.frame_extractor import FC7_LAYER, extract_layer_features
+from cgsaliency.features.region_encoder import RegionEncoder, canvas_side
 from cgsaliency.models.areas_of_attention import WithImageVector
 from cgsaliency.models.base import captioning_loss
 from cgsaliency.models.cnn_lstm import ActionLSTM
@@ -316,18 +317,18 @@ def build_action_lstm(sizes: Sizes) -> ActionLSTM:
 
 # Areas of attention
 
-AREAS = ("aoa/train_terms", "aoa/train_region_types", "aoa/train_region_counts", "aoa/flickr30k", "aoa/finetuned")
+AREAS = tuple(
+    f"aoa/{name}"
+    for name in ("train_terms", "parameterizations", "train_region_types", "flickr30k", "finetuned", "ensemble")
+)
 
 
 def area_models(settings: dict[str, dict]) -> dict[str, tuple[str, dict]]:
     "Return the notebook and the settings of each model of aoa, by 'notebook/model'."
     models = {}
     for section in AREAS:
-        configs = settings[section].get("models") or {
-            "spatial_transformers": {"encoder_kwargs": settings[section]["encoder_kwargs"]}
-        }
         paper_section = section.removeprefix("aoa/")
-        models |= {f"{paper_section}/{name}": (section, config) for name, config in configs.items()}
+        models |= {f"{paper_section}/{name}": (section, config) for name, config in settings[section]["models"].items()}
     return models
 
 
@@ -346,25 +347,30 @@ def build_region_captioner(sizes: Sizes, section: str, config: dict) -> RegionCa
 def encoder_inputs(
     sizes: Sizes, config: dict, items: int, device: torch.device, images: bool = False
 ) -> tuple[Tensor, ...]:
-    "Return the inputs of the captioner's `init_state`: images or γ, and boxes for region type 'proposals'."
+    "Return the inputs of the captioner's `feature_maps`: images or γ; for proposals boxes, and canvases or maps."
     spec = BACKBONES[sizes.frame_network]
     with torch.device("meta"):
         gamma = spec.build().features[: spec.split.lower_end](torch.empty(1, 3, spec.size, spec.size)).shape[1:]
     values = torch.rand(items, *((3, spec.size, spec.size) if images else gamma), device=device)
     if config["encoder_kwargs"]["region_type"] != "proposals":
         return (values,)
-    corner = torch.rand(items, sizes.proposals, 2, device=device) * spec.size / 2
-    return values, torch.cat([corner, corner + spec.size / 4], -1), torch.ones(items, sizes.proposals, device=device)
+    side = canvas_side(spec.size)
+    corner = torch.rand(items, sizes.proposals, 2, device=device) * side / 2
+    boxes = torch.cat([corner, corner + side / 4], -1)
+    with torch.device("meta"):
+        maps = spec.build().features[: spec.split.map_end](torch.empty(1, 3, side, side)).shape[1:]
+    return values, boxes, torch.rand(items, *((3, side, side) if images else maps), device=device)
 
 
 def area_training(sizes: Sizes, section: str, config: dict) -> Unit:
-    "Return a training step of a RegionCaptioner; in aoa/finetuned the backbone is fine-tuned."
-    settings, finetuned = sizes.settings[section], section == "aoa/finetuned"
+    "Return a training step of a RegionCaptioner; in aoa/finetuned, and last in aoa/ensemble, the CNN is fine-tuned."
+    settings = sizes.settings[section]
+    finetuned = section == "aoa/finetuned" or config.get("finetune_cnn", False)
 
     def work(device: torch.device) -> Callable[[], Tensor]:
         items = settings["training"]["batch_size"]
         model = build_model(partial(build_region_captioner, sizes, section, config), device)
-        model.region_encoder.network.requires_grad_(finetuned)
+        model.region_encoder.set_finetuned(finetuned)
         values, *boxes = encoder_inputs(sizes, config, items, device, images=finetuned)
         length = min(sizes.length, settings["max_words"] + 1)
         captions = random_captions(items, settings["num_captions"], length, len(model.vocabulary), device)
@@ -409,22 +415,28 @@ def features(sizes: Sizes) -> dict[str, Unit]:
 
         return extract
 
-    def gamma(device: torch.device) -> Callable[[], Tensor]:
-        model = build_model(
-            partial(build_region_captioner, sizes, *area_models(sizes.settings)["train_terms/full"]), device
-        )
-        images = torch.rand(sizes.images, 3, input_size(sizes), input_size(sizes))
+    def region_map(side: int, encode: Callable[[RegionEncoder, Tensor], Tensor]) -> Callable:
+        def work(device: torch.device) -> Callable[[], Tensor]:
+            make_model = partial(build_region_captioner, sizes, *area_models(sizes.settings)["train_terms/full"])
+            encoder = build_model(make_model, device).region_encoder
+            images = torch.rand(sizes.images, 3, side, side)
 
-        def extract() -> Tensor:
-            with torch.inference_mode(), mixed_precision(device):
-                return model.region_encoder.lower_features(images.to(device)).float().cpu()
+            def extract() -> Tensor:
+                with torch.inference_mode(), mixed_precision(device):
+                    return encode(encoder, images.to(device)).float().cpu()
 
-        return extract
+            return extract
 
+        return work
+
+    size = input_size(sizes)
+    gamma = region_map(size, RegionEncoder.lower_features)
+    canvas_maps = region_map(canvas_side(size), RegionEncoder.proposal_features)
     return {
         "Inception-v3 features of an image": Unit(FEATURES, inception, sizes.images),
         "VGG-16 fc7 of a frame": Unit(FEATURES, fc7, sizes.images),
         "VGG-16 conv5 map of an image": Unit(FEATURES, gamma, sizes.images),
+        "VGG-16 map of an image for proposals": Unit(FEATURES, canvas_maps, sizes.images),
     }
 
 
@@ -456,19 +468,28 @@ def decoding(sizes: Sizes) -> dict[str, Unit]:
         for name in names[:2]
     }
     models = area_models(sizes.settings)
-    for label, beam, name in (
-        ("greedy caption", 1, "train_terms/full"),
-        ("greedy caption", 1, "train_region_types/spatial_transformers"),
-        ("caption by a beam of 3", 3, "train_region_types/spatial_transformers"),
-    ):
-        section, config = models[name]
-        units[f"{label}, areas of attention, {name}"] = caption_unit(
-            partial(build_region_captioner, sizes, section, config),
-            beam,
-            max(sizes.images * 3 // 4, 1),
-            lambda items, device, config=config: encoder_inputs(sizes, config, items, device),
-        )
+    for name in ("train_terms/full", "train_region_types/spatial_transformers", "train_region_types/proposals"):
+        units[f"caption by a beam of 3, areas of attention, {name}"] = area_caption_unit(sizes, *models[name])
     return units
+
+
+def area_caption_unit(sizes: Sizes, section: str, config: dict) -> Unit:
+    "Return the captions of a region captioner by a beam of 3, with as many regions as at test time."
+    test_regions = sizes.settings[section]["test_regions"][config["encoder_kwargs"]["region_type"]]
+    sizes = replace(sizes, proposals=test_regions.get("num_boxes", sizes.proposals))
+    items = max(min(sizes.images * 3 // 4, 10_000 // sizes.proposals), 1)
+
+    def work(device: torch.device) -> Callable[[], object]:
+        model = build_model(partial(build_region_captioner, sizes, section, config), device)
+        inputs = encoder_inputs(sizes, config, items, device)
+
+        def decode() -> object:
+            with model.with_stride(test_regions.get("stride")):
+                return beam_search(model, inputs, 3, model.max_words)
+
+        return decode
+
+    return Unit(DECODING, work, items)
 
 
 # Explaining

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from cgsaliency.core.errors import InputError
-from cgsaliency.core.records import SPLIT_NAMES
-from cgsaliency.data.coco import karpathy_splits, read_annotation_file
+from cgsaliency.data.coco import COCO_SPLITS, karpathy_splits, read_annotation_file
 from fetching import DataSet, Source, count_problems, file_problems, main
 
 BY_HAND = """Everything can be downloaded: 20 GB, and as much again while it is unpacked; `--only annotations` takes
@@ -36,7 +35,7 @@ def check(folder: Path, images: dict = IMAGES):
     path = folder / "dataset_coco.json"
     try:
         splits = karpathy_splits(path)
-        total = sum(len(getattr(splits, split)) for split in SPLIT_NAMES)
+        total = sum(len(getattr(splits, split)) for split in COCO_SPLITS)
         problems += count_problems(path, "images", total, sum(images.values()))
     except InputError as error:
         problems.append(str(error))

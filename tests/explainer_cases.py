@@ -15,10 +15,11 @@ from cgsaliency.explain.attention import area_attention, area_weights, attention
 from cgsaliency.explain.backward import class_maps
 from cgsaliency.explain.cgvs import cgvs, descriptor_evidence
 from cgsaliency.explain.cgvs_video import spacetime
-from cgsaliency.explain.cnn_rnn import action_maps, bp_r, eb_r, propagate_to_frames
+from cgsaliency.explain.cnn_rnn import bp_r, eb_r, propagate_to_frames
 from cgsaliency.explain.excitation import excitation_backprop, excitation_rule, trace_forward
 from cgsaliency.explain.excitation_captions import (
     context_evidence,
+    context_evidence_parts,
     eb_r_caption,
     eb_r_words,
     log_prob_gain,
@@ -200,6 +201,10 @@ EXPLAINER_CASES = {
         context_evidence,
         on_captioner(mean_pool, lambda captioner, inputs: context_evidence(captioner, inputs.features, TOKENS)),
     ),
+    "context_evidence_parts": (
+        context_evidence_parts,
+        on_captioner(mean_pool, lambda captioner, inputs: context_evidence_parts(captioner, inputs.features, TOKENS)),
+    ),
     "log_prob_gain": (
         log_prob_gain,
         on_captioner(
@@ -306,22 +311,6 @@ EXPLAINER_CASES = {
         on_network(
             lambda network, start_layer, target_layer, video: bp_r(
                 network, start_layer, recognizer_for(network), video, TARGETS, target_layer
-            )
-        ),
-    ),
-    "action_maps": (
-        action_maps,
-        on_network(
-            lambda network, start_layer, target_layer, video: list(
-                action_maps(
-                    network,
-                    start_layer,
-                    network.classifier[-1].weight,
-                    recognizer_for(network),
-                    video,
-                    (0, 2),
-                    target_layer,
-                ).values()
             )
         ),
     ),

@@ -14,6 +14,7 @@ from cgsaliency.data.vocabulary import Vocabulary
 from cgsaliency.features.backbone import Backbone
 from cgsaliency.features.extractor import DescriptorExtractor
 from cgsaliency.features.frame_extractor import FC7_LAYER
+from cgsaliency.features.region_encoder import canvas_side
 from cgsaliency.features.toy_cnn import ToyNet, ToyVGG
 from cgsaliency.models.areas_of_attention import AreasOfAttention, areas_loss
 from cgsaliency.models.base import captioning_loss
@@ -114,16 +115,18 @@ def _region_captioner(region_type: str) -> Case:
         features = random_tensor(2, 12, 14, 14)
         if region_type != "proposals":
             return (features,)
-        boxes = 100 * random_tensor(2, 3, 4)
-        return (
-            features,
-            torch.cat([boxes[..., :2] / 2, boxes[..., :2] / 2 + boxes[..., 2:] / 2 + 5], -1),
-            torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]),
-        )
+        numbers = 100 * random_tensor(2, 3, 4)
+        boxes = torch.cat([numbers[..., :2] / 2, numbers[..., :2] / 2 + numbers[..., 2:] / 2 + 5], -1)
+        boxes[0, 2] = 0.0  # padding
+        return features, boxes, random_tensor(2, 16, 28, 28)
 
     def batch() -> tuple[Tensor, ...]:
-        features, *extra_inputs = inputs()
-        return random_tensor(2, 3, 112, 112), random_captions(2), *extra_inputs
+        _, *proposals = inputs()
+        images, captions = random_tensor(2, 3, 112, 112), random_captions(2)
+        if not proposals:
+            return images, captions
+        side = canvas_side(112)
+        return images, captions, proposals[0], random_tensor(2, 3, side, side)
 
     return Case(make, batch, region_captioning_loss, inputs)
 

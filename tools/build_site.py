@@ -73,10 +73,13 @@ def is_import_cell(code):
 
 
 def wrap_table(output):
-    "Wrap an HTML table in an element that scrolls, because it may be wider than a phone, and return the output."
+    """Wrap an HTML table in an element that scrolls, because it may be wider than a phone, and return the output.
+
+    Its links to notebooks lead to their pages."""
     data = output.get("data", {})
     if "text/html" in data and "<table" in data["text/html"]:
-        data["text/html"] = f'<div class="wide">{data["text/html"]}</div>'
+        table = re.sub(r'(<a href="[^":]+)\.ipynb"', r'\1.html"', data["text/html"])
+        data["text/html"] = f'<div class="wide">{table}</div>'
     return output
 
 
@@ -135,7 +138,7 @@ def contents(notebooks):
     begin = ["start_here", "choosing_a_method", "your_own_model", "troubleshooting", "reading_list", "costs"]
     trees = [
         toctree("Begin", begin),
-        toctree("Results of the three papers", ["papers/claims", "papers/method_comparison"]),
+        toctree("Results of the three papers", ["papers_and_here", "papers/claims", "papers/method_comparison"]),
     ]
     for paper, title in PAPERS.items():
         names = [path.stem for path in notebooks if path.parts[:2] == ("papers", paper)]

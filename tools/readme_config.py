@@ -59,7 +59,9 @@ class Readable(Preprocessor):
                     cell.outputs = []
                 for output in cell.outputs:
                     data = output.get("data", {})
-                    if "text/html" in data and "text/markdown" not in data:
+                    if "text/markdown" in data:
+                        data["text/markdown"] = from_root(data["text/markdown"])
+                    elif "text/html" in data:
                         data["text/markdown"] = pipe_table(data["text/html"])
             cells.append(cell)
         notebook.cells = cells

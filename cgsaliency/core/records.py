@@ -7,7 +7,7 @@ __all__ = ['SPLIT_NAMES', 'Phrase', 'Caption', 'ActionInterval', 'Sample', 'Data
 
 # %% ../../nbs/core/records.ipynb #f37d834e
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,7 +99,7 @@ SPLIT_NAMES = ("train", "val", "test")
 class DatasetSplit:
     "The samples of one split, and those that were skipped."
 
-    split: str  # 'train', 'val' or 'test'
+    split: str  # 'train', 'val' or 'test'; of MSCOCO also 'restval'
     samples: tuple[Sample, ...]  # in the data set's order
     skipped: tuple[tuple[str, str], ...]  # (name of an image or clip, reason)
 
@@ -126,13 +126,14 @@ def collect_samples(
     on_error: str,  # 'raise': a sample that cannot be made is an error; 'skip': it is left out and listed
     # name of each sample of the split, and what makes it or raises InputError
     makers: Iterable[tuple[str, Callable[[], Sample]]],
+    split_names: Sequence[str] = SPLIT_NAMES,  # splits of the data set
 ) -> DatasetSplit:
     """Collect the samples of a split that can be made.
 
     Raises InputError for an unknown split or choice, for an invalid sample that is not to be skipped, and if no
     sample is left."""
-    if split not in SPLIT_NAMES:
-        raise InputError(location, f"there is no split '{split}'", f"Choose one of {', '.join(SPLIT_NAMES)}")
+    if split not in split_names:
+        raise InputError(location, f"there is no split '{split}'", f"Choose one of {', '.join(split_names)}")
     if on_error not in ("raise", "skip"):
         raise InputError(location, f"on_error is '{on_error}'", "Choose 'raise' or 'skip'")
     samples, skipped = [], []

@@ -55,7 +55,7 @@ def grid_regions(
     view: ImageCrop,  # of the same input
     size_in_cells: float = 1.0,  # width and height, in steps of the grid
 ) -> QuadRegions:
-    """Return axis-aligned rectangles around the grid's centers, row by row (aoa, Section 3.3).
+    """Return axis-aligned rectangles around the grid's centers, row by row (aoa, section 3.3).
 
     Raises InputError if grid and view have different input sizes, or if `size_in_cells` is not positive."""
     if (grid.height, grid.width) != (view.input_height, view.input_width):

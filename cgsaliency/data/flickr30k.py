@@ -157,12 +157,13 @@ SPLIT_SCHEMES = {"karpathy": "flickr30k_entities/karpathy", "entities": "flickr3
 
 @dataclass(frozen=True)
 class Splits:
-    "Image ids of the three splits of one scheme."
+    "Image ids of the splits of one scheme."
 
     split_scheme: str  # such as 'karpathy', see `read_splits`
     train: tuple[str, ...]  # each in the order of its list
     val: tuple[str, ...]
     test: tuple[str, ...]
+    restval: tuple[str, ...] = ()  # of MSCOCO: the other images of the official validation set
 
 
 def read_splits(

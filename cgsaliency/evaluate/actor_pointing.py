@@ -8,7 +8,6 @@ __all__ = ['DEFAULT_RADII', 'frame_peaks', 'box_distance', 'actor_boxes', 'actor
 
 # %% ../../nbs/evaluate/actor_pointing.ipynb #da37cf46
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from math import inf, nan
 
 import pandas as pd
@@ -27,13 +26,17 @@ def frame_peaks(
     explanation: Explanation,
     target: int = 0,  # which of the targets
 ) -> list[Peak | None]:  # T
-    "Find the peak of the target's map in each frame; None for a frame of equal cells."
-    target_explanation = explanation[target]
-    peaks = []
-    for frame in range(len(target_explanation.times)):
-        peak = target_explanation.frame(frame).peak()
-        peaks.append(peak and replace(peak, frame=frame))
-    return peaks
+    "Find the peak of the target's map in each frame, the first of equals; None for a frame of equal cells."
+    evidence = explanation.saliency[target].flatten(1)
+    cells = evidence.argmax(1)
+    values = evidence.gather(1, cells[:, None])[:, 0]
+    is_flat = (values == evidence.amin(1)) & (evidence.shape[1] > 1)
+    centers = explanation.view.to_image(explanation.grid.centers.reshape(-1, 2))
+    points = centers[cells.cpu()].tolist()
+    return [
+        None if flat else Peak(frame, x, y, value)
+        for frame, (flat, (x, y), value) in enumerate(zip(is_flat.tolist(), points, values.tolist(), strict=True))
+    ]
 
 # %% ../../nbs/evaluate/actor_pointing.ipynb #160c1982
 def box_distance(
@@ -62,32 +65,31 @@ def actor_boxes(
 
 
 def actor_rows(
-    # explains a class over frames of the sample's video; the class is its first target. None: not possible
-    explain: Callable[[Sample, str], Explanation | None],
+    # explains a class over frames of the sample's video by each method; the class is the first target
+    explain: Callable[[Sample, str], dict[str, Explanation]],
     samples: Iterable[Sample],
     # times of all frames of a sample's video, seconds, such as `frame_timestamps` of its path
     frame_times: Callable[[Sample], tuple[float, ...]],
     progress: bool = False,  # whether a progress bar is shown
-    # record, class, frame, x, y (NaN without a peak), distance (pixels to the nearest box, infinity without a peak)
+    # record, class, frame, and for each method the pixels from its point to the nearest box, infinity without a point
 ) -> pd.DataFrame:
     """Judge each explained frame that has a box of the class, one row for each.
 
-    Raises EmptyEvaluationError if there is none (ebr, section 5.1)."""
+    Raises InputError if the methods explain different frames, EmptyEvaluationError if there is no frame (ebr, section
+    5.1)."""
     rows = []
     for sample in shard(samples, "actors", progress):
         for class_name in dict.fromkeys(action.name for action in sample.actions):
             boxes = actor_boxes(sample, class_name)
             if not boxes:
                 continue
-            explanation = explain(sample, class_name)
-            if explanation is None:
-                peaks = dict.fromkeys(boxes)
-            else:
-                peaks = _peaks_by_frame(explanation, frame_times(sample))
-            for frame, frame_boxes in boxes.items():
-                if frame in peaks:
-                    identity = {"record": sample.id, "class": class_name, "frame": frame}
-                    rows.append(identity | _point_and_distance(peaks[frame], frame_boxes))
+            explanations = explain(sample, class_name)
+            frames = _judged_frames(explanations, frame_times(sample), boxes)
+            points = torch.tensor([_points(explanation) for explanation in explanations.values()], dtype=torch.float64)
+            for position, frame in frames.items():
+                distances = box_distance(points[:, position], boxes[frame]).nan_to_num(inf, inf).tolist()
+                identity = {"record": sample.id, "class": class_name, "frame": frame}
+                rows.append(identity | dict(zip(explanations, distances, strict=True)))
     rows = gather_rows(rows)
     if not rows:
         raise EmptyEvaluationError(
@@ -98,20 +100,22 @@ def actor_rows(
     return pd.DataFrame(rows)
 
 
-def _peaks_by_frame(explanation: Explanation, frame_times: tuple[float, ...]) -> dict[int, Peak | None]:
-    "Return the peak of each explained frame by its index in the video; of a repeated frame the first."
-    peaks: dict[int, Peak | None] = {}
-    for frame, peak in zip(frame_indices(explanation.times, frame_times), frame_peaks(explanation), strict=True):
-        peaks.setdefault(frame, peak)
-    return peaks
+def _judged_frames(
+    explanations: dict[str, Explanation], frame_times: tuple[float, ...], boxes: dict[int, Tensor]
+) -> dict[int, int]:
+    "Return the frame of the video at each position of the explanations that is judged; of a repeated frame the first."
+    times = {explanation.times for explanation in explanations.values()}
+    if len(times) != 1:
+        raise InputError("pointing at actors", "the methods explain different frames", "Explain the same frames")
+    positions: dict[int, int] = {}
+    for position, frame in enumerate(frame_indices(times.pop(), frame_times)):
+        positions.setdefault(frame, position)
+    return {positions[frame]: frame for frame in boxes if frame in positions}
 
 
-def _point_and_distance(peak: Peak | None, boxes: Tensor) -> dict[str, float]:
-    "Return the columns x, y and distance of a frame's row."
-    if peak is None:
-        return {"x": nan, "y": nan, "distance": inf}
-    point = torch.tensor([peak.x, peak.y], dtype=torch.float64)
-    return {"x": peak.x, "y": peak.y, "distance": float(box_distance(point, boxes))}
+def _points(explanation: Explanation) -> list[tuple[float, float]]:
+    "Return the point of each frame; NaN without one."
+    return [(nan, nan) if peak is None else (peak.x, peak.y) for peak in frame_peaks(explanation)]
 
 # %% ../../nbs/evaluate/actor_pointing.ipynb #c5220af3
 DEFAULT_RADII = (7.5, 15.0)  # pixels: a diameter of 15 (ebr, section 5.1), and the radius in the cited code
@@ -143,32 +147,31 @@ def score_at_radius(
     rows: pd.DataFrame,  # as `actor_rows` gives them
     samples: Iterable[Sample],  # that were judged
     radius: float,  # pixels, ≥ 0
-) -> pd.DataFrame:  # with three more columns: hit, random (in [0, 1]) and center, whether the image's middle hits
-    """Add whether the disc around the peak intersects a box, and the same for a random point and the image's middle.
+    methods: Iterable[str],  # columns of distances
+) -> pd.DataFrame:  # the columns of methods tell the hits; and random (in [0, 1]) and center, whether the middle hits
+    """Tell whether the disc around each point intersects a box, and the same for a random point and the image's middle.
 
     Raises InputError for a negative radius."""
     if radius < 0:
         raise InputError("pointing at actors", f"the radius is {radius}", "Give pixels, 0 or more")
     samples_by_id = {sample.id: sample for sample in samples}
-    random, center = {}, {}  # by record, class and frame
+    random, center = {}, {}  # by row
     for (sample_id, class_name), frames in rows.groupby(["record", "class"]).frame:
         sample = samples_by_id[sample_id]
         boxes = actor_boxes(sample, class_name)
         middle = torch.tensor([sample.width / 2, sample.height / 2], dtype=torch.float64)
-        for frame in frames:
-            key = sample_id, class_name, frame
-            area = dilated_area(boxes[frame], radius, sample.width, sample.height)
-            random[key] = area / (sample.width * sample.height)
-            center[key] = bool(box_distance(middle, boxes[frame]) <= radius)
-    keys = list(zip(rows.record, rows["class"], rows.frame, strict=True))
-    return rows.assign(
-        hit=rows.distance <= radius, random=[random[key] for key in keys], center=[center[key] for key in keys]
-    )
+        for row, frame in frames.items():
+            random[row] = dilated_area(boxes[frame], radius, sample.width, sample.height)
+            random[row] /= sample.width * sample.height
+            center[row] = bool(box_distance(middle, boxes[frame]) <= radius)
+    hits = {method: rows[method] <= radius for method in methods}
+    return rows.assign(**hits, random=pd.Series(random), center=pd.Series(center))
 
 # %% ../../nbs/evaluate/actor_pointing.ipynb #441ad4c4
 def actor_accuracy(
     rows: pd.DataFrame,  # of `score_at_radius`
-    column: str = "hit",  # column to average: 'hit', 'random', 'center', or a difference of two
+    column: str,  # column to average: a method, 'random', 'center', or a difference of two
+    cluster: str = "record",  # column of what is resampled: the video, or a group of videos
 ) -> dict[str, Interval]:  # 'frames': over all frames (micro); 'classes': over the classes' own means (macro)
-    "Compute the mean of `column` with its 95% interval over videos, over frames and over classes (ebr, table 1)."
-    return {"frames": mean_interval(rows, column, "record"), "classes": macro_interval(rows, column, "record", "class")}
+    "Compute the mean of `column` over frames and over classes, with its 95% interval over clusters (ebr, table 1)."
+    return {"frames": mean_interval(rows, column, cluster), "classes": macro_interval(rows, column, cluster, "class")}

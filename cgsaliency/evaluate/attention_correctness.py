@@ -72,9 +72,10 @@ def correctness_rows(
     reduction: str = "sum",
     normalize_fn: Callable[[Explanation], Explanation] = Explanation.as_distribution,  # to a density that sums to 1
     progress: bool = False,  # whether a progress bar is shown
+    strict: bool = True,  # whether phrases of mass 0 or 1 are left out, as by Liu et al.
     # record, caption_index, start, end, phrase, entity_id, categories ('a/b'), mass, uniform (both in [0, 1])
 ) -> pd.DataFrame:
-    """Score each phrase with boxes, one row for each, without those whose mask is empty or covers the crop.
+    """Score each phrase with boxes, one row for each, without those whose boxes miss or cover the crop.
 
     Raises InputError for an unknown reduction, EmptyEvaluationError if no phrase is left (Liu et al. 2017)."""
     if reduction not in ("sum", "max"):
@@ -101,7 +102,11 @@ def correctness_rows(
                         "uniform": float(mask.double().mean()),
                     }
                 )
-    rows = [row for row in gather_rows(rows) if 0 < row["mass"] < 1 and 0 < row["uniform"] < 1]
+    rows = [row for row in gather_rows(rows) if 0 < row["uniform"] < 1]
+    if strict:
+        rows = [row for row in rows if 0 < row["mass"] < 1]
+    else:  # the kernel that resizes maps overshoots
+        rows = [{**row, "mass": min(max(row["mass"], 0.0), 1.0)} for row in rows]
     if not rows:
         raise EmptyEvaluationError(
             "attention correctness", "no phrase was judged", "Check that the records have phrases with boxes"

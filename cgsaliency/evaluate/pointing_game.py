@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHRASE_CATEGORIES', 'merge_boxes', 'PointingProtocol', 'target_boxes', 'phrase_categories', 'PointingItem',
-           'pointing_items', 'pointing_rows', 'rows_by_category', 'category_intervals', 'baseline_rows']
+           'pointing_items', 'pointing_rows', 'rows_by_category', 'rows_without_scenes', 'category_intervals',
+           'baseline_rows']
 
 # %% ../../nbs/evaluate/pointing_game.ipynb #7612f2d0
 from collections.abc import Callable, Iterable, Iterator
@@ -197,6 +198,13 @@ def rows_by_category(
     return tables
 
 
+def rows_without_scenes(
+    rows: pd.DataFrame,  # with a column categories ('a/b'), one row for each judged phrase
+) -> pd.DataFrame:
+    "Return the rows of phrases that are in no category 'scene'; the boxes of scenes cover about half of an image."
+    return rows[["scene" not in categories for categories in rows.categories.str.split("/")]]
+
+
 def category_intervals(
     rows: pd.DataFrame,  # with columns record, categories and `column`
     column: str = "hit",  # column to average
@@ -209,7 +217,7 @@ def category_intervals(
 def baseline_rows(
     samples: Iterable[Sample],
     protocol: PointingProtocol = PointingProtocol(),
-) -> pd.DataFrame:  # record, categories, random (in [0, 1]), center (0 or 1)
+) -> pd.DataFrame:  # record, caption_index, start, end, categories, random (in [0, 1]), center (0 or 1)
     "Compute for each judged phrase the expected hit of a random point, and whether the center hits."
     rows = []
     for sample in samples:
@@ -218,6 +226,9 @@ def baseline_rows(
             rows.append(
                 {
                     "record": sample.id,
+                    "caption_index": item.caption_index,
+                    "start": item.phrase.start,
+                    "end": item.phrase.end,
                     "categories": "/".join(phrase_categories(item.phrase, protocol)),
                     "random": box_union_area(item.boxes) / (sample.width * sample.height),
                     "center": float(points_in_boxes(center, item.boxes)),

@@ -143,7 +143,7 @@ def _paper_layer(layer: RecurrentTrace, mwp: Tensor) -> tuple[Tensor, Tensor | N
     return input_mwp, None if layer.context is None else context_mwp, dropped
 
 # %% ../../nbs/explain/excitation_rnn.ipynb #4325b138
-VARIANTS = ("code", "paper")
+VARIANTS = ("paper", "code")
 
 
 def _check_variant(variant: str) -> None:

@@ -9,6 +9,7 @@ __all__ = ['LINEAR_RULE', 'OP_RULES', 'PASSTHROUGH_OPS', 'LinearRule', 'Conv2dRu
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import proxy
 
 import torch
 import torch.nn.functional as F
@@ -133,14 +134,14 @@ class TraceState:
 
     def new_op(self) -> "OpRecord":
         "Make the record of an operation in the layer that is running."
-        return OpRecord(self, self.active_layers[-1] if self.active_layers else "the network")
+        return OpRecord(proxy(self), self.active_layers[-1] if self.active_layers else "the network")
 
 
 @dataclass(eq=False)
 class OpRecord:
     "Record one operation that has a rule."
 
-    state: TraceState
+    state: TraceState  # a weak reference, because the state refers to an output of the recorded operations
     layer: str
     negated: bool = False  # whether the negated weights are used, for the dual
 

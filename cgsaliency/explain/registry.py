@@ -119,10 +119,12 @@ EXPLAINERS = {
     "ceb-r": Explainer(
         _excitation_explainer(True),
         TraceableCaptioner,
-        description="contrastive excitation backprop through time (ebr)",
+        description="contrastive excitation backprop through time (ebr, variant 'code')",
     ),
     "eb-r": Explainer(
-        _excitation_explainer(False), TraceableCaptioner, description="excitation backprop through time (ebr)"
+        _excitation_explainer(False),
+        TraceableCaptioner,
+        description="excitation backprop through time (ebr, variant 'code')",
     ),
     "gradient": Explainer(
         _gradient_explainer("gradient"),

@@ -48,7 +48,7 @@ class BackboneSpec:
     aliases: tuple[tuple[str, str], ...] = ()  # (the papers' name, torchvision's)
     ignored_prefixes: tuple[str, ...] = ()  # prefixes of weight names that a Backbone does not need
     split: BackboneSplit | None = None  # for a RegionEncoder; None if the network cannot be one
-    target_layer: str | None = None  # of a frame CNN: layer at which evidence is shown (ebr: conv5_1); None otherwise
+    target_layer: str | None = None  # of a frame CNN: layer of the evidence (ebr: conv5; its code: conv5_1)
 
     def resolve_layer(self, layer: str) -> str:
         "Return torchvision's name of a layer that is given by either name."

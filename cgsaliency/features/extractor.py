@@ -44,7 +44,14 @@ class DescriptorExtractor:
     def __post_init__(self):
         if self.view not in IMAGE_CROPS:
             raise InputError("view", f"there is no '{self.view}'", f"Choose one of {', '.join(IMAGE_CROPS)}")
-        stride = self.backbone.grid.stride_y
+        grid = self.backbone.grid
+        if grid is None and (self.rows, self.columns, self.border) != (1, 1, 0):
+            raise InputError(
+                f"layer {self.backbone.layer}",
+                f"has no cells; rows, columns and border are {self.rows}, {self.columns} and {self.border}",
+                "Give 1, 1 and 0: it has one descriptor for each image",
+            )
+        stride = self.map_grid.stride_y
         if self.border % stride:
             raise InputError(
                 "border",
@@ -53,12 +60,17 @@ class DescriptorExtractor:
             )
 
     @cached_property
+    def map_grid(self) -> CellGrid:
+        "Return the grid of the backbone's layer; of a layer without cells, one cell that covers the input."
+        return self.backbone.grid or CellGrid.uniform(1, 1, self.backbone.size, self.backbone.size)
+
+    @cached_property
     def grid(self) -> CellGrid:
         "Return the positions of the descriptors in the input."
-        return self._resize(torch.zeros(1, 1, self.backbone.grid.rows, self.backbone.grid.columns))[1]
+        return self._resize(torch.zeros(1, 1, self.map_grid.rows, self.map_grid.columns))[1]
 
     def _resize(self, maps: Tensor) -> tuple[Tensor, CellGrid]:
-        grid = self.backbone.grid
+        grid = self.map_grid
         if (grid.rows, grid.columns) == (self.rows, self.columns):
             return maps, grid
         return resize_feature_maps(maps, grid, self.rows, self.columns)
@@ -107,8 +119,11 @@ class DescriptorExtractor:
         if not inputs.is_floating_point():
             inputs = inputs.float() / 255
         maps = self.backbone(F.pad(inputs, (self.border,) * 4, mode="reflect"))
-        skip = int(self.border / self.backbone.grid.stride_y)
-        maps = maps[..., skip : skip + self.backbone.grid.rows, skip : skip + self.backbone.grid.columns]
+        grid = self.map_grid
+        if maps.ndim == 2:  # of a layer without cells
+            maps = maps[:, :, None, None]
+        skip = int(self.border / grid.stride_y)
+        maps = maps[..., skip : skip + grid.rows, skip : skip + grid.columns]
         return self._resize(maps.float())[0].flatten(2).transpose(1, 2).cpu()
 
     def to_descriptors(self, sample: Sample, features: Tensor) -> Descriptors:

@@ -8,6 +8,7 @@ __all__ = ['FC7_LAYER', 'action_crop', 'full_frame_crop', 'frames_to_inputs', 'n
 
 # %% ../../nbs/features/frame_extractor.ipynb #framim0
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from ..core.hooks import capture_activations
 from ..core.protocols import eval_mode
 from ..core.records import Sample
 from ..core.runtime import device_of, mixed_precision, to_device
-from ..data.media import to_input
+from ..data.media import VideoClip, to_input
 from ..data.video_index import VideoIndex
 from ..data.video_reader import iterate_chunks, iterate_clips
 from .backbone import BACKBONES
@@ -116,15 +117,30 @@ def frame_scores(
     return torch.cat(scores)
 
 # %% ../../nbs/features/frame_extractor.ipynb #e33dd6ad
+@dataclass(frozen=True)
+class _MiddleFrames:
+    "Convert consecutive frames in the middle of a complete clip; the last frame is repeated if there are fewer."
+
+    transform: FrameTransform
+    num_frames: int
+
+    def __call__(self, clip: VideoClip) -> Tensor:
+        start = max(len(clip.frames) - self.num_frames, 0) // 2
+        frames = clip.frames[start : start + self.num_frames]
+        padding = (frames[-1],) * (self.num_frames - len(frames))
+        return self.transform(replace(clip, frames=(*frames, *padding)))
+
+
 def cache_frames(
     cache_dir: Path,  # folder of the feature caches
     samples: Sequence[Sample],
-    num_frames: int,  # number of evenly spaced frames of each
+    num_frames: int,  # number of frames of each
     transform: FrameTransform,
     key: dict,  # everything else that determines the frames, as JSON types, such as the name of the split
     device: torch.device,  # device of the network
     index: VideoIndex | None = None,
     progress: bool = True,
+    consecutive: bool = False,  # whether the frames are those in the middle of the video, else they are evenly spaced
 ) -> FeatureCache:
     """Decode the missing frames and return their cache: `num_frames` frames of each sample, one after the other, as
     bytes.
@@ -133,12 +149,16 @@ def cache_frames(
     paths = {f"{sample.id}/{k}": sample.path for sample in samples for k in range(num_frames)}
     view = transform.view(samples[0].width, samples[0].height, transform.size)
     key = key | {"num_frames": num_frames, "view": transform.view.__name__, "size": transform.size}
+    count, convert = num_frames, transform
+    if consecutive:
+        key |= {"consecutive": True}
+        count, convert = None, _MiddleFrames(transform, num_frames)
     shape, chunk_size = (3, view.input_height, view.input_width), num_frames * max(64 // num_frames, 1)
     cache = FeatureCache(cache_dir, key, list(paths), shape, chunk_size, "uint8")
 
     def decode(ids: list[str]) -> Iterator[Tensor]:
         videos = list(dict.fromkeys(paths[id] for id in ids))
-        for clip in iterate_clips(videos, num_frames, transform, decoding_workers(device), index=index):
+        for clip in iterate_clips(videos, count, convert, decoding_workers(device), index=index):
             yield from clip
 
     return cache.extract(lambda frames: frames, progress, stream_fn=decode)

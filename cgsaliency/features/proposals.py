@@ -363,13 +363,14 @@ class ProposalCache:
             )
         return self
 
+    def counts(self) -> Tensor:
+        "Return the number of boxes of each image, in order. Raises InputError if files are missing or broken."
+        counts = [self._rows(k, range(len(chunk[2])), ("counts",))[0] for k, chunk in enumerate(self.chunks)]
+        return torch.cat(counts)
+
     def _empty_ids(self) -> list[str]:
         "Return the ids of the images without proposals."
-        ids = []
-        for k, (_, _, chunk_samples) in enumerate(self.chunks):
-            counts = self._rows(k, range(len(chunk_samples)), ("counts",))[0].tolist()
-            ids += [sample.id for sample, count in zip(chunk_samples, counts, strict=True) if count == 0]
-        return ids
+        return [id for id, count in zip(self.positions, self.counts().tolist(), strict=True) if count == 0]
 
     def _write(
         self,

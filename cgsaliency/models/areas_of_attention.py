@@ -113,10 +113,13 @@ FEEDBACKS = ("marginal", "conditional", None)
 
 @dataclass(frozen=True, eq=False)
 class AreasState(DecoderState):
-    "The state of the GRU, and what each step reads of the image."
+    """The state of the GRU, and what each step reads of the image.
 
-    h: Tensor  # B × H
-    # from which the next step's visual feedback is computed, B × R: p(r | h) for marginal feedback, else the scores c
+    The captions of an image, such as the beams of a search, share its regions and pair scores: h and region_weights
+    have k rows for each of the B images, in order."""
+
+    h: Tensor  # B·k × H
+    # from which the next step's visual feedback is computed, B·k × R: p(r | h) for marginal feedback, else the scores c
     region_weights: Tensor
     features: Tensor  # the regions, B × R × D
     mask: Tensor  # B × R booleans, False for padding
@@ -126,6 +129,28 @@ class AreasState(DecoderState):
     def pair_sums(self) -> PairLogSumExp:
         "Return the sums over pairs of words and regions."
         return PairLogSumExp(self.exp_scores, self.max_scores)
+
+    @property
+    def captions_per_image(self) -> int:
+        "Return k."
+        return len(self.h) // len(self.features)
+
+    def index_select(self, rows: Tensor) -> "AreasState":
+        "Return the selected rows, each as an image of its own."
+        images = rows // self.captions_per_image
+        shared = (part[images] for part in (self.features, self.mask, self.exp_scores, self.max_scores))
+        return AreasState(self.h[rows], self.region_weights[rows], *shared)
+
+    def repeat_interleave(self, repeats: int) -> "AreasState":
+        "Return the state with each caption repeated; the captions of an image share its regions."
+        h, region_weights = (part.repeat_interleave(repeats, 0) for part in (self.h, self.region_weights))
+        return replace(self, h=h, region_weights=region_weights)
+
+    def select_beams(self, parents: Tensor) -> "AreasState":
+        "Return the state of the chosen captions of each image, images × beams, without a copy of its regions."
+        first_rows = self.captions_per_image * torch.arange(len(parents), device=parents.device)[:, None]
+        rows = (parents + first_rows).flatten()
+        return replace(self, h=self.h[rows], region_weights=self.region_weights[rows])
 
 
 class AreasOfAttention(CaptionerBase):
@@ -140,8 +165,7 @@ class AreasOfAttention(CaptionerBase):
         hidden_dim: int = 512,  # H, of the GRU
         terms: Sequence[str] = SCORE_TERMS,  # a subset of these
         feedback: str | None = "marginal",  # 'conditional', or None
-        parameterization: str = "paper",  # or 'code'
-        normalize: bool = True,  # whether regions and the image's vector are scaled to length 1
+        parameterization: str = "paper",  # or 'code', which scales regions and the image's vector to length 1
         max_words: int = 20,  # of a caption, without its end
         dropout: float = 0.5,  # of the GRU's inputs and outputs, in training
     ):
@@ -155,7 +179,7 @@ class AreasOfAttention(CaptionerBase):
                 hint = f"Choose of {', '.join(map(str, choices))}"
                 raise InputError("areas of attention", f"{name} is {value!r}", hint)
         self.image_dim = image_dim or feature_dim
-        self.feedback, self.parameterization, self.normalize = feedback, parameterization, normalize
+        self.feedback, self.parameterization = feedback, parameterization
         self.dropout = nn.Dropout(dropout)
         self.embed_word = nn.Embedding(len(vocabulary), word_dim)
         nn.init.normal_(self.embed_word.weight, std=word_dim**-0.5 if parameterization == "paper" else 0.01)
@@ -165,6 +189,21 @@ class AreasOfAttention(CaptionerBase):
             self.embed_word, vocabulary.log_frequency(), feature_dim, hidden_dim, parameterization, terms
         )
         self._has_pair_term = "word-region" in terms
+        self.register_buffer("feature_scale", torch.ones(()))
+        self.register_buffer("image_scale", torch.ones(()))
+
+    def set_scales(
+        self,
+        features: Tensor,  # regions of training images, B × R × D
+        image_vectors: Tensor,  # φ, B × image_dim
+        mask: Tensor | None = None,  # B × R booleans, False for padding; all True by default
+    ) -> "AreasOfAttention":
+        "Set the numbers that 'paper' divides regions and φ by to their root mean squares; 'code' keeps 1."
+        if self.parameterization == "paper":
+            regions = features if mask is None else features[mask]
+            self.feature_scale.copy_(regions.float().pow(2).mean().sqrt().clamp_min(1e-6))
+            self.image_scale.copy_(image_vectors.float().pow(2).mean().sqrt().clamp_min(1e-6))
+        return self
 
     def init_state(
         self,
@@ -188,15 +227,17 @@ class AreasOfAttention(CaptionerBase):
                 f"has a vector of {image_vector.shape[-1]} numbers; this captioner was made for {self.image_dim}",
                 "Give the vector that it was trained with, as WithImageVector(model, image_vector)",
             )
-        features = self._unit_length(self.check_features(features))
-        h = self.from_image(self._unit_length(image_vector))
+        features = self._scale(self.check_features(features), self.feature_scale)
+        h = self.from_image(self._scale(image_vector, self.image_scale))
         if self.parameterization == "code":  # the image is the first input
             h = self._gru_step(self._input_gates(self.dropout(h)), h.new_zeros(len(h), self.gru.hidden_size))
         region_weights = features.new_zeros(features.shape[:2])
         return AreasState(h, region_weights, features, mask, *self.scores.exp_pair_scores(features, mask))
 
-    def _unit_length(self, vectors: Tensor) -> Tensor:
-        return F.normalize(at_least_float32(vectors), dim=-1) if self.normalize else vectors
+    def _scale(self, vectors: Tensor, constant: Tensor) -> Tensor:
+        "Return the vectors divided by the constant in the parameterization 'paper', scaled to length 1 in 'code'."
+        vectors = at_least_float32(vectors)
+        return vectors / constant if self.parameterization == "paper" else F.normalize(vectors, dim=-1)
 
     def _input_gates(self, embedded: Tensor, attended: Tensor | None = None) -> Tensor:
         "Return the inputs' part of the GRU's gates, … × 3H, from the previous word, … × E, and the feedback v, … × D."
@@ -280,6 +321,18 @@ class AreasOfAttention(CaptionerBase):
         c = _mask_scores(self.scores.region_scores(h.flatten(1, 2), state.features), state.mask)
         return self.scores.word_scores(h), c.unflatten(1, token_ids.shape[1:])
 
+    def term_scores(self, state: AreasState, token_ids: Tensor) -> dict[str, Tensor]:
+        """Return the optional terms of the score of each word with all regions, by name in `SCORE_TERMS`.
+
+        B × k × n × R each, from B × k × n words: s(w, r), and s(r, h) with the region's bias (aoa, Eq. 5)."""
+        scores = {}
+        if self._has_pair_term:
+            word_vectors = self.scores.word_vectors(token_ids).flatten(1, 2)
+            scores["word-region"] = (word_vectors @ state.features.mT).unflatten(1, token_ids.shape[1:])
+        if "region-state" in self.scores.terms:
+            scores["region-state"] = self.forward_steps(state, token_ids)[1]
+        return scores
+
     def logits(self, state: AreasState, token_ids: Tensor) -> Tensor:
         """Return the scores before the softmax at each step, B × n × V, from B × n words (teacher forcing).
 
@@ -309,27 +362,31 @@ class AreasOfAttention(CaptionerBase):
         return self._region_probs_given_word(c[:, 0], token_ids, state)
 
     def step(self, state: AreasState, token_ids: Tensor | None) -> tuple[Tensor, AreasState]:
-        "Return log p of the next word, B × V, and the state after the previous words (B; None before the first)."
+        """Return log p of the next word and the state after the previous words, of the k captions of each image.
+
+        Log p is B·k × V; the previous words are B·k token ids, None before the first."""
+        shape = len(state.features), state.captions_per_image
         if token_ids is None:
             previous_ids, attended = torch.zeros(len(state.h), dtype=torch.long, device=state.h.device), None
         else:
             previous_ids, attended = token_ids, self._visual_feedback(state, token_ids)
         h = self._gru_step(self._input_gates(self.embed_word(previous_ids), attended), state.h)
-        a = self.scores.word_scores(h[:, None])
-        c = _mask_scores(self.scores.region_scores(h[:, None], state.features), state.mask)
+        a = self.scores.word_scores(h.unflatten(0, shape))
+        c = _mask_scores(self.scores.region_scores(h.unflatten(0, shape), state.features), state.mask)
         sums = state.pair_sums()
         region_weights = self._region_probs(a, c, sums) if self.feedback == "marginal" else c
-        log_probs = sums.logsumexp_regions(a, c)[:, 0].log_softmax(-1)
-        return log_probs, replace(state, h=h, region_weights=region_weights[:, 0])
+        log_probs = sums.logsumexp_regions(a, c).flatten(0, 1).log_softmax(-1)
+        return log_probs, replace(state, h=h, region_weights=region_weights.flatten(0, 1))
 
     def _visual_feedback(self, state: AreasState, token_ids: Tensor) -> Tensor | None:
-        "Return v, B × D, the mean of the regions weighted by the previous step; None without feedback."
+        "Return v, B·k × D, the mean of the regions weighted by the previous step; None without feedback."
         if self.feedback is None:
             return None
-        weights = state.region_weights[:, None]
+        shape = len(state.features), state.captions_per_image
+        weights = state.region_weights.unflatten(0, shape)
         if self.feedback == "conditional":
-            weights = self._region_probs_given_word(weights, token_ids[:, None], state)
-        return (weights @ state.features)[:, 0]
+            weights = self._region_probs_given_word(weights, token_ids.unflatten(0, shape), state)
+        return (weights @ state.features).flatten(0, 1)
 
 
 class _GRUSteps:

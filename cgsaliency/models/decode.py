@@ -50,6 +50,19 @@ class DecoderState:
         "Return the state with each row of the batch repeated."
         return self.map(lambda tensor: tensor.repeat_interleave(repeats, 0))
 
+    def select_beams(
+        self,
+        parents: Tensor,  # images × beams, the beam of the same image that each beam continues
+    ) -> Self:
+        "Return the state of the chosen beams of each image; a subclass may keep what an image's beams share."
+        return self.index_select(_rows_of_beams(parents))
+
+
+def _rows_of_beams(parents: Tensor) -> Tensor:
+    "Return the rows of the batch of images × beams that these beams are."
+    first_rows = parents.shape[1] * torch.arange(len(parents), device=parents.device)[:, None]
+    return (parents + first_rows).flatten()
+
 # %% ../../nbs/models/decode.ipynb #6f7b656b
 class StepDecodable(Protocol):
     "A captioner that can be decoded step by step."
@@ -80,7 +93,6 @@ def beam_search(
         raise InputError("beam", f"is {beam}; expected 1 or more", "Give beam=1 for greedy search")
     inputs = tuple(to_device_of(model, part) for part in (features if isinstance(features, tuple) else (features,)))
     batch_size, device = len(inputs[0]), inputs[0].device
-    first_rows = beam * torch.arange(batch_size, device=device)[:, None]  # of each image's beams in the state
     with eval_mode(model):
         state = model.init_state(*inputs).repeat_interleave(beam)
         # before the first word all beams are equal: only the first is used
@@ -97,7 +109,7 @@ def beam_search(
                 scores[..., 1:] = -torch.inf  # only the end is allowed after max_words
             log_probs, best = (log_probs[..., None] + scores).flatten(1).topk(beam, dim=1)
             parents, next_ids = best // scores.shape[-1], best % scores.shape[-1]
-            state = state.index_select((parents + first_rows).flatten())
+            state = state.select_beams(parents)
             prefixes = token_ids.gather(1, parents[..., None].expand_as(token_ids))
             token_ids = torch.cat([prefixes, next_ids[..., None]], -1)
             finished = next_ids.eq(0)
@@ -111,7 +123,7 @@ def greedy_search(
     features: Tensor | tuple[Tensor, ...],  # B × m × D descriptors; or all inputs of `init_state`
     max_words: int = 24,  # of a caption, without its end
 ) -> tuple[list[list[int]], Tensor]:  # B captions as token ids without the end; B log-probabilities, nats
-    "Return the captions made of the most probable word at each step."
+    "Return the captions made of the most probable word at each step (cgvs, Eq. 10)."
     return beam_search(model, features, 1, max_words)
 
 # %% ../../nbs/models/decode.ipynb #21e2e213
@@ -120,6 +132,18 @@ class EnsembleState(DecoderState):
     "The states of the members of an ensemble."
 
     members: tuple[DecoderState, ...]
+
+    def index_select(self, rows: Tensor) -> Self:
+        "Return the selected rows of the batch."
+        return type(self)(tuple(member.index_select(rows) for member in self.members))
+
+    def repeat_interleave(self, repeats: int) -> Self:
+        "Return the state with each row of the batch repeated."
+        return type(self)(tuple(member.repeat_interleave(repeats) for member in self.members))
+
+    def select_beams(self, parents: Tensor) -> Self:
+        "Return the state of the chosen beams of each image."
+        return type(self)(tuple(member.select_beams(parents) for member in self.members))
 
 
 class Ensemble(nn.Module):

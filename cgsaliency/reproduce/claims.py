@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CLAIM_COLUMNS', 'VERDICT_COLORS', 'CLAIMS_CSV', 'VERDICTS', 'claim_greater', 'claim_ratio_equal',
-           'claim_points_equal', 'claim_measured', 'save_claims', 'read_claims', 'read_paper_claims', 'plot_claims',
-           'paper_claims', 'scorecard', 'plot_scorecard']
+           'claim_points_equal', 'claim_measured', 'name_variant', 'statement_variant', 'save_claims', 'read_claims',
+           'read_paper_claims', 'plot_claims', 'paper_claims', 'scorecard', 'plot_scorecard']
 
 # %% ../../nbs/reproduce/claims.ipynb #dc67394b
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from math import isnan
@@ -20,6 +21,7 @@ from matplotlib.axes import Axes
 from ..core.errors import InputError
 from ..core.io import atomic_write
 from ..evaluate.bootstrap import Interval, equivalence_verdict, verdict
+from ..explain.excitation_rnn import VARIANTS
 
 # %% ../../nbs/reproduce/claims.ipynb #d3d6cfea
 CLAIM_COLUMNS = ("claim", "statement", "effect", "low", "high", "n", "verdict", "evidence")
@@ -51,17 +53,15 @@ def claim_ratio_equal(
     return _claim_row(claim, statement, effect, equivalence_verdict(ratio), evidence)
 
 # %% ../../nbs/reproduce/claims.ipynb #66ce6178
-_TOLERANCE_POINTS = 5.0  # percentage points that count as equal
-
-
 def claim_points_equal(
     claim: str,
     statement: str,
-    difference: Interval,  # of a − b in percentage points, for the claim a ≈ b
+    difference: Interval,  # of a − b in percentage points, or in another unit, for the claim a ≈ b
     evidence: str,
+    tolerance: float = 5.0,  # largest difference that counts as equal, in the same unit
 ) -> dict:  # with `CLAIM_COLUMNS`
-    "Test a ≈ b for two percentages: the claim holds if the complete interval of the difference is within five points."
-    return _claim_row(claim, statement, difference, equivalence_verdict(difference, _TOLERANCE_POINTS, 0.0), evidence)
+    "Test a ≈ b: the claim holds if the complete interval of the difference is within the tolerance."
+    return _claim_row(claim, statement, difference, equivalence_verdict(difference, tolerance, 0.0), evidence)
 
 # %% ../../nbs/reproduce/claims.ipynb #c7cb869e
 def claim_measured(
@@ -74,6 +74,25 @@ def claim_measured(
     "Return the row of a claim about a single measurement."
     measurement = Interval(effect, float("nan"), float("nan"), 1)
     return _claim_row(claim, statement, measurement, "holds" if holds else "does not hold", evidence)
+
+# %% ../../nbs/reproduce/claims.ipynb #4c4db197
+_VARIANT_SUFFIX = re.compile(r" \(variant '(\w+)'\)$")
+
+
+def name_variant(
+    row: dict,  # with `CLAIM_COLUMNS`
+    variant: str,  # such as 'paper'
+) -> dict:  # with `CLAIM_COLUMNS`
+    "Append the name of the variant to the statement."
+    return row | {"statement": f"{row['statement']} (variant '{variant}')"}
+
+
+def statement_variant(
+    statement: str,  # of a part of a claim
+) -> str:
+    "Return the variant that a statement names, '' if it names none."
+    match = _VARIANT_SUFFIX.search(statement)
+    return match[1] if match else ""
 
 # %% ../../nbs/reproduce/claims.ipynb #96c5092e
 def save_claims(
@@ -138,8 +157,14 @@ def plot_claims(
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(claims)), [f"{row.claim}: {row.statement}" for row in claims.itertuples()], fontsize=7)
     ax.set(ylim=(len(claims) - 0.4, -0.6), xlabel="effect with its 95% interval")
+    _add_legend(ax, lw=2.5)
+    return ax
+
+
+def _add_legend(ax: Axes, **style: object) -> None:
+    "Add the colors of the verdicts above the axes."
     ax.legend(
-        [plt.Line2D([], [], color=color, lw=2.5) for color in VERDICT_COLORS.values()],
+        [plt.Line2D([], [], color=color, **style) for color in VERDICT_COLORS.values()],
         VERDICT_COLORS,
         fontsize=7,
         frameon=False,
@@ -147,7 +172,6 @@ def plot_claims(
         loc="lower right",
         bbox_to_anchor=(1, 1),
     )
-    return ax
 
 # %% ../../nbs/reproduce/claims.ipynb #2ecbcad6
 CLAIMS_CSV = Path(str(files("cgsaliency.reproduce") / "data/paper_claims.csv"))
@@ -182,7 +206,7 @@ VERDICTS = ("holds", "does not hold", "undecided", "open")
 def scorecard(
     verdicts: pd.DataFrame,  # parts of claims, with `CLAIM_COLUMNS`
     path: Path = CLAIMS_CSV,
-) -> pd.DataFrame:  # columns of `paper_claims`, verdict, parts, their number by verdict; values of the deciding part
+) -> pd.DataFrame:  # columns of `paper_claims`, verdicts, parts, their number by verdict; values of the deciding part
     """Return one row for each claim of the papers, in their order.
 
     Raises InputError under the conditions of `paper_claims`, and if a part belongs to an unknown claim."""
@@ -198,25 +222,49 @@ def scorecard(
     for row in claims.itertuples(index=False):
         parts = verdicts[verdicts.claim == row.claim]
         counts = {name: int((parts.verdict == name).sum()) for name in VERDICTS[:3]}
-        verdict = _combined_verdict(counts)
+        verdict = _combined_verdict(parts)
         deciding = parts[parts.verdict == verdict].iloc[0] if len(parts) else _NO_PART
         part_values = {name: deciding[name] for name in ("effect", "low", "high", "n", "evidence")}
-        rows.append(row._asdict() | {"verdict": verdict, "parts": len(parts), **counts, **part_values})
+        all_verdicts = {"verdict": verdict, **_variant_verdicts(parts)}
+        rows.append(row._asdict() | all_verdicts | {"parts": len(parts), **counts, **part_values})
     return pd.DataFrame(rows)
 
 
 _NO_PART = pd.Series({name: float("nan") for name in ("effect", "low", "high")} | {"n": 0, "evidence": ""})
 
-
-def _combined_verdict(
-    counts: dict[str, int],  # number of parts by verdict
-) -> str:
+# %% ../../nbs/reproduce/claims.ipynb #5c49ee77
+def _combined_verdict(parts: pd.DataFrame) -> str:
     "Return the verdict of a claim from those of its parts."
-    if not any(counts.values()):
-        return "open"
-    return next(name for name in ("does not hold", "undecided", "holds") if counts[name])
+    return next((name for name in ("does not hold", "undecided", "holds") if parts.verdict.eq(name).any()), "open")
+
+
+def _variant_verdicts(parts: pd.DataFrame) -> dict[str, str]:
+    "Return the verdict of a claim for each variant, '' if no part is judged by variant."
+    variants = [statement_variant(statement) for statement in parts.statement]
+    if not any(variants):
+        return {f"verdict_{variant}": "" for variant in VARIANTS}
+    return {
+        f"verdict_{variant}": _combined_verdict(parts[[name in ("", variant) for name in variants]])
+        for variant in VARIANTS
+    }
 
 # %% ../../nbs/reproduce/claims.ipynb #435324d8
+_MARKERS = {"": ("o", 0.0), "paper": ("o", -0.2), "code": ("D", 0.2)}  # and distance from the line of the claim
+
+
+def _plot_part(ax: Axes, claim_part: object, position: int, max_effect: float) -> None:
+    "Plot the effect of one part of a claim; a measurement without interval is an open marker at the edge."
+    color, has_interval = VERDICT_COLORS[claim_part.verdict], not isnan(claim_part.high)
+    if has_interval:
+        effect = claim_part.effect / max((claim_part.high - claim_part.low) / 2, 1e-12)
+    else:
+        effect = max_effect if claim_part.verdict == "holds" else -max_effect
+    effect = min(max(effect, -max_effect), max_effect)
+    marker, offset = _MARKERS[statement_variant(claim_part.statement)]
+    face = color if has_interval else "none"
+    ax.plot(effect, position + offset, marker, ms=5 if marker == "o" else 4, mfc=face, mec=color, alpha=0.8)
+
+# %% ../../nbs/reproduce/claims.ipynb #9c175199
 def plot_scorecard(
     verdicts: pd.DataFrame,  # parts of claims, with `CLAIM_COLUMNS`
     max_effect: float = 8.0,  # multiples beyond which a part is drawn at the edge
@@ -227,28 +275,14 @@ def plot_scorecard(
     Single measurements, which have no interval, are drawn at the edge."""
     claims = paper_claims()
     if ax is None:
-        _, ax = plt.subplots(figsize=(7.5, 0.2 * len(claims) + 1), dpi=80)
+        _, ax = plt.subplots(figsize=(7.5, 0.22 * len(claims) + 1), dpi=80)
     for position, claim in enumerate(claims.claim):
         for part in verdicts[verdicts.claim == claim].itertuples():
-            color, has_interval = VERDICT_COLORS[part.verdict], not isnan(part.high)
-            if has_interval:
-                effect = part.effect / max((part.high - part.low) / 2, 1e-12)
-            else:
-                effect = max_effect if part.verdict == "holds" else -max_effect
-            effect = min(max(effect, -max_effect), max_effect)
-            ax.plot(effect, position, "o", ms=5, mfc=color if has_interval else "none", mec=color, alpha=0.8)
+            _plot_part(ax, part, position, max_effect)
     ax.axvspan(-1, 1, color="0.93", zorder=0)
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(claims)), [f"{row.claim}  {row.place}" for row in claims.itertuples()], fontsize=7)
     ax.set(ylim=(len(claims) - 0.4, -0.6), xlim=(-max_effect * 1.06, max_effect * 1.06))
-    ax.set_xlabel("effect over the half-width of its 95% interval; open circles: measured once", fontsize=8)
-    ax.legend(
-        [plt.Line2D([], [], color=color, marker="o", ls="") for color in VERDICT_COLORS.values()],
-        VERDICT_COLORS,
-        fontsize=7,
-        frameon=False,
-        ncols=3,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-    )
+    ax.set_xlabel("effect over the half-width of its 95% interval; open markers: measured once", fontsize=8)
+    _add_legend(ax, marker="o", ls="")
     return ax

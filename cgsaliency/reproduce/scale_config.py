@@ -115,7 +115,7 @@ def load_plan(
     return load_scale(path) if path.is_file() else None
 
 # %% ../../nbs/reproduce/scale_config.ipynb #scales10
-SHARED_NOTEBOOKS = dict.fromkeys(("aoa/train_terms", "aoa/train_region_types", "aoa/train_region_counts"), "aoa/train")
+SHARED_NOTEBOOKS = dict.fromkeys(("aoa/train_terms", "aoa/train_region_types"), "aoa/train")
 
 
 def notebook_of(

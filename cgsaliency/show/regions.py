@@ -31,8 +31,9 @@ def plot_regions(
     boxes: Sequence[Sequence[float]] = (),  # (x0, y0, x1, y1), image pixels
     color: str = "tab:orange",
     line_scale: float = 1.0,  # scale of line widths; < 1 for small images
+    max_weight: float | None = None,  # weight of the thickest line; by default the largest of `weights`
 ) -> Axes:
-    """Plot the gray image with the regions of largest weight; a thicker line means a larger weight (aoa, figure 5).
+    """Plot the gray image with the regions of largest weight; line widths are in proportion to them (aoa, figure 5).
 
     Raises InputError if the number of weights differs from the number of regions."""
     if tuple(weights.shape) != (len(regions),):
@@ -48,7 +49,7 @@ def plot_regions(
     are_equal = weights.amax() == weights.amin() and len(weights) > top_k
     strongest = [] if are_equal else weights.argsort(descending=True, stable=True)[:top_k].tolist()
     for region in reversed(strongest):  # the strongest last, so that it is on top
-        share = float(weights[region] / weights.max())
+        share = float(weights[region] / (max_weight or weights.max()))
         if share > 0:
             _draw_region(ax, corners[region], share, color, line_scale)
     if title is not None:
@@ -63,8 +64,8 @@ def _draw_region(ax: Axes, corners: Tensor, share: float, color: str, line_scale
         *corners.T,
         fill=False,
         edgecolor=color,
-        alpha=0.25 + 0.75 * share,
-        lw=(0.5 + 1.7 * share) * line_scale,
+        alpha=0.9,
+        lw=2.4 * share * line_scale,
         joinstyle="round",
     )
 

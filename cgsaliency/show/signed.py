@@ -53,8 +53,8 @@ def plot_evidence(
         ax.set_title(f"{explanation.times[t]:.1f} s", fontsize=7, pad=2)
     for target, (row, name) in enumerate(zip(axes[1:], explanation.targets, strict=True)):
         maps = explanation.upsample(target).clamp(min=0)
-        largest_value = float(maps.max()) or 1.0
-        relative_sums = sums[target] / (float(sums[target].abs().max()) or 1.0)
+        largest_value = float(maps[shown_frames].max()) or 1.0
+        relative_sums = sums[target] / (float(sums[target][shown_frames].abs().max()) or 1.0)
         for ax, t in zip(row, shown_frames, strict=True):
             _plot_frame(ax, frames[t], maps[t] / largest_value, float(relative_sums[t]))
         fontsize = min(8, 90 / max(len(name), 1))

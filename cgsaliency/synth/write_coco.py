@@ -103,7 +103,7 @@ _LICENSES = [{"url": "", "id": 1, "name": "Drawn, not photographed"}]
 
 def write_coco(
     root: Path,  # coco/ is created in it
-    train: int,  # number of images, a quarter of them 'restval'
+    train: int,  # number of images of 'train' and 'restval', a quarter of them 'restval'
     val: int,
     test: int,
     seed: int = 0,

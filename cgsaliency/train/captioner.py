@@ -98,8 +98,8 @@ def train_captioner(
     # of a batch: features, captions (a `HostTensor`), and `extra_inputs`
     loss: Callable[[CaptionerBase, Any], Tensor] = captioning_loss,
     extra_inputs: Sequence[Any] = (),  # further inputs of the loss, images × … each, indexed as the features are
-    # computed after each epoch, on validation images; the training loss by default
-    validate: Callable[[CaptionerBase], float] | None = None,
+    # computed after each epoch, on validation images; the training loss by default; of several numbers, 'score' decides
+    validate: Callable[[CaptionerBase], float | dict[str, float]] | None = None,
     mode: str = "min",  # or 'max': whether the lowest or the highest score is best
     # of everything else that affects the result, such as the features' source and parameters of the loss
     settings: dict | None = None,
@@ -116,8 +116,13 @@ def train_captioner(
     max_length = max(int((captions >= 0).sum(-1).max()), 1)
     targets = captions[..., :max_length]
 
+    def read(values: Any, indices: Tensor, generator: torch.Generator) -> Any:
+        return values.draw(indices.tolist(), generator) if isinstance(values, LazyTensor) else values[indices]
+
     def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
-        return features[indices], HostTensor(targets[indices]), *(values[indices] for values in extra_inputs)
+        inputs = (read(values, indices, generator) for values in (features, *extra_inputs))
+        first, *others = inputs
+        return first, HostTensor(targets[indices]), *others
 
     def float32_loss(model: CaptionerBase, batch: tuple[Any, ...]) -> Tensor:
         return loss(model, tuple(map(_to_float32, batch)))

@@ -324,7 +324,8 @@ def _train_epoch(
 
     for batch in batches_on(device if make_batch else torch.device("cpu"), make, numbered, prefetch_batches):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate_at((epoch * epoch_steps + state["step"]) / total)
+            learning_rate = config.learning_rate_at((epoch * epoch_steps + state["step"]) / total)
+            group["lr"] = group.get("multiplier", 1.0) * learning_rate
         value = wrapped(batch)
         losses.add(value)  # on the CPU it is read now, before it can affect the weights
         optimizer.zero_grad()
@@ -336,13 +337,21 @@ def _train_epoch(
         yield
 
 # %% ../../nbs/train/loop.ipynb #6aef0d4c
-def _end_epoch(state: dict, model: nn.Module, validate: Callable[[nn.Module], float] | None, folder: Path) -> bool:
+def _end_epoch(
+    state: dict,
+    model: nn.Module,
+    validate: Callable[[nn.Module], float | dict[str, float]] | None,
+    folder: Path,
+) -> bool:
     "Score the weights, and return whether the score is the best so far. `state` moves on to the next epoch."
     _check_finite_weights(folder, model, state)
     mean_loss, rng_states = state["total"] / max(state["step"], 1), get_rng_states()
     model.eval()
     with torch.no_grad():
-        score = mean_loss if validate is None else float(validate(model))
+        values = mean_loss if validate is None else validate(model)
+    values = values if isinstance(values, dict) else {"score": values}
+    values = {name: float(value) for name, value in values.items()}
+    score = values["score"]
     set_rng_states(rng_states)  # the validation may use random numbers, without effect on the training
     if not math.isfinite(score):
         raise InputError(
@@ -352,7 +361,7 @@ def _end_epoch(state: dict, model: nn.Module, validate: Callable[[nn.Module], fl
         )
     sign = {"min": -1, "max": 1}[state["settings"]["mode"]]
     is_best = all(sign * score > sign * past["score"] for past in state["history"])
-    state["history"].append({"epoch": state["epoch"], "loss": mean_loss, "score": score})
+    state["history"].append({"epoch": state["epoch"], "loss": mean_loss, **values})
     state.update(epoch=state["epoch"] + 1, step=0, total=0.0)
     return is_best
 
@@ -364,6 +373,24 @@ def _write_history(folder: Path, state: dict) -> None:
         write_json(path, content)
 
 # %% ../../nbs/train/loop.ipynb #1b424b3c
+def _parameter_groups(model: nn.Module, multipliers: dict[str, float]) -> list[dict]:
+    """Return the trained parameters in a group for each prefix, with its multiplier, and the others with 1.
+
+    Raises InputError for a prefix without a trained parameter."""
+    groups = {prefix: {"params": [], "multiplier": float(factor)} for prefix, factor in multipliers.items()}
+    groups[""] = {"params": [], "multiplier": 1.0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            prefix = next(prefix for prefix in groups if name.startswith(prefix))
+            groups[prefix]["params"].append(parameter)
+    empty = [prefix for prefix in multipliers if not groups[prefix]["params"]]
+    if empty:
+        raise InputError(
+            "learning rate multipliers", f"no trained weight begins with '{empty[0]}'", "Correct the prefix"
+        )
+    return [group for group in groups.values() if group["params"]]
+
+
 def _check_arguments(accelerator: Accelerator, num_samples: int, config: TrainConfig, mode: str) -> None:
     if num_samples < 1:
         raise InputError("training", "there are no samples", "Check the data set's training split")
@@ -446,17 +473,19 @@ def train(
     num_samples: int,  # of the training
     folder: Path,  # of the best weights, the checkpoint and the history
     config: TrainConfig = TrainConfig(),
-    # computed after each epoch, in eval mode; the training loss by default
-    validate: Callable[[nn.Module], float] | None = None,
+    # computed after each epoch, in eval mode; the training loss by default; of several numbers, 'score' decides
+    validate: Callable[[nn.Module], float | dict[str, float]] | None = None,
     mode: str = "min",  # or 'max': whether the lowest or the highest score is best
     make_batch: Callable[[Tensor, torch.Generator], Any] | None = None,  # from indices; the indices by default
     settings: dict | None = None,  # further settings that affect the result; a training with others is not resumed
     frozen_prefixes: Sequence[str] = (),  # prefixes of the names of weights that are not trained and not stored
+    # factors of the learning rate by the prefix of the weights' names; the first prefix that fits counts, 1 for others
+    multipliers: dict[str, float] | None = None,
     checkpoint_every: float = 60.0,  # seconds between checkpoints; more if writing them takes over 2 % of the time
     keep_checkpoint: bool = False,  # whether the checkpoint remains when the training is finished
     prefetch_batches: int | None = None,  # batches that are made ahead of time; by default 2 on CUDA, else none
     progress: bool = True,  # whether a progress bar is shown
-) -> list[dict]:  # for each epoch: epoch, loss, score
+) -> list[dict]:  # for each epoch: epoch, loss, score, and further numbers of `validate`
     """Train on the best device, and return the history of the training.
 
     A batch is made in CPU memory, with a generator for its random numbers. Raises InputError for no samples, for other
@@ -466,13 +495,14 @@ def train(
     _check_arguments(accelerator, num_samples, config, mode)
     model.to(device)
     optimizer = torch.optim.Adam(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        _parameter_groups(model, multipliers or {}),
         config.learning_rate,
         weight_decay=config.weight_decay,
         fused=device.type == "cuda",
     )
     wrapped, optimizer = accelerator.prepare(_LossModule(model, loss), optimizer)
-    settings = all_settings(config, num_samples, mode, settings or {}, accelerator.num_processes)
+    settings = (settings or {}) | ({"multipliers": multipliers} if multipliers else {})
+    settings = all_settings(config, num_samples, mode, settings, accelerator.num_processes)
     state = {"epoch": 0, "step": 0, "total": 0.0, "history": [], "settings": settings}
     checkpoint, is_writer = folder / "checkpoint.safetensors", accelerator.is_main_process
     epoch_steps, num_steps = total_steps(config, num_samples)

@@ -8,7 +8,7 @@ import pytest
 
 from assertions import assert_input_error, damage_file
 from cgsaliency.core.records import SPLIT_NAMES
-from cgsaliency.data.coco import Coco, load_coco, tokenize
+from cgsaliency.data.coco import COCO_SPLITS, Coco, load_coco, tokenize
 from cgsaliency.data.flickr30k import assert_disjoint
 from cgsaliency.data.media import read_image
 from cgsaliency.synth.write_coco import write_coco
@@ -37,23 +37,36 @@ def edit_json(path: Path, change) -> None:
     "arguments",
     [
         {},
-        {"restval": False},
+        {"restval": True},
         {"split_scheme": "aoa", "split_sizes": (3, 4)},
-        {"split_scheme": "aoa", "split_sizes": (5, 2), "restval": False},
+        {"split_scheme": "aoa", "split_sizes": (5, 2), "restval": True},
     ],
 )
 def test_splits_share_no_image(coco_root, arguments):
-    datasets = [load_coco(coco_root, dataset, **arguments) for dataset in SPLIT_NAMES]
+    split_names = SPLIT_NAMES if arguments.get("restval") else COCO_SPLITS
+    datasets = [load_coco(coco_root, split, **arguments) for split in split_names]
     ids = [sample.id for dataset in datasets for sample in dataset.samples]
     assert len(set(ids)) == len(ids) and all(
         dataset.splits == datasets[0].splits and tuple(dataset.by_id) == getattr(dataset.splits, dataset.split)
         for dataset in datasets
     )
-    assert len(ids) == 16 - 2 * (arguments == {"restval": False}) - 2 * (arguments.get("split_sizes") == (5, 2))
+    assert len(ids) == 16  # every image is in one split
+    assert len(datasets[0].splits.restval) == (0 if arguments.get("restval") else 2)
+
+
+@pytest.mark.parametrize("scheme", [{}, {"split_scheme": "aoa", "split_sizes": (3, 4)}])
+def test_restval_is_a_split_of_official_validation_images_that_can_be_added(coco_root, scheme):
+    train, restval = (load_coco(coco_root, split, **scheme) for split in ("train", "restval"))
+    both = load_coco(coco_root, "train", restval=True, **scheme)
+    assert {sample.path.parent.name for sample in train.samples} == {"train2014"}
+    assert {sample.path.parent.name for sample in restval.samples} == {"val2014"}
+    assert both.samples == train.samples + restval.samples
+    assert_input_error(lambda: load_coco(coco_root, "restval", restval=True, **scheme), "no restval sample can be used")
 
 
 def test_overlapping_split_schemes_are_rejected(coco_root):
-    karpathy, aoa = load_coco(coco_root, "train").splits, load_coco(coco_root, "test", "aoa", split_sizes=(3, 4)).splits
+    karpathy = load_coco(coco_root, "train", restval=True).splits
+    aoa = load_coco(coco_root, "test", "aoa", split_sizes=(3, 4)).splits
     assert set(karpathy.train) & set(aoa.test)
     assert_input_error(lambda: assert_disjoint(karpathy.train, aoa.test), "use the splits of one scheme")
     assert [int(id) for id in (*aoa.val, *aoa.test)] == sorted(int(id) for id in (*aoa.val, *aoa.test))
@@ -246,10 +259,7 @@ def test_missing_files_are_reported(coco_copy):
     instances_file(coco_copy).unlink()
     assert_input_error(lambda: load_coco(coco_copy, instances=True), "instances_val2014.json: is not there")
     # of other images
-    assert (
-        load_coco(coco_copy).skipped_note == ""
-        and load_coco(coco_copy, "train", restval=False, instances=True).skipped_note == ""
-    )
+    assert load_coco(coco_copy).skipped_note == "" and load_coco(coco_copy, "train", instances=True).skipped_note == ""
     (coco_copy / "coco/dataset_coco.json").rename(coco_copy / "coco/other.json")
     assert_input_error(lambda: load_coco(coco_copy), "dataset_coco.json: is not there")
     assert load_coco(coco_copy, split_scheme="aoa", split_sizes=(3, 4)).skipped_note == ""
@@ -309,7 +319,7 @@ def test_empty_and_overlapping_splits_are_reported(coco_copy):
 
 
 def load_sample(shared_data: Path, part: str, **choice) -> Coco:
-    return load_coco(shared_data, part, "aoa", split_sizes=(20, 30), instances=True, **choice)
+    return load_coco(shared_data, part, "aoa", restval=True, split_sizes=(20, 30), instances=True, **choice)
 
 
 def test_a_sample_of_the_official_files_is_read_completely(shared_data):

@@ -39,7 +39,7 @@ LOADERS = {
     "flickr30k": lambda folder: load_flickr30k(folder, "train"),
     "flickr30k, annotations": lambda folder: load_flickr30k(folder, "train", "entities", annotations_only=True),
     "coco": lambda folder: load_coco(folder, "train"),
-    "coco without restval": lambda folder: load_coco(folder, "train", restval=False),
+    "coco and restval": lambda folder: load_coco(folder, "train", restval=True),
     "coco with instances": lambda folder: load_coco(folder, "val", instances=True),
     "msrvtt": lambda folder: load_msrvtt(folder / "msrvtt", "train", index=VideoIndex(folder / "index")),
 }
@@ -72,7 +72,8 @@ def test_call_counts_distinguish_quadratic_from_linear():
 def test_vocabulary_and_splits_scale_linearly(dataset_folders):
     costs = {name: {} for name in ("vocabulary", "encode", "karpathy", "flickr30k")}
     for size, folder in dataset_folders.items():
-        captions = [caption.tokens for sample in load_coco(folder, "train").samples for caption in sample.captions]
+        training_samples = load_coco(folder, "train", restval=True).samples
+        captions = [caption.tokens for sample in training_samples for caption in sample.captions]
         vocabulary = Vocabulary.from_captions(captions)
         costs["vocabulary"][size] = len(captions), count_calls(lambda: Vocabulary.from_captions(captions))
         costs["encode"][size] = len(captions), count_calls(lambda: [vocabulary.encode(tokens) for tokens in captions])
@@ -98,7 +99,7 @@ def test_captions_of_coco_are_in_memory_once(dataset_folders):
     files = [
         dataset_folders["large"] / "coco/annotations" / f"captions_{dataset}2014.json" for dataset in ("train", "val")
     ]
-    dataset, after, maximum = traced_memory(lambda: load_coco(dataset_folders["large"], "train"))
+    dataset, after, maximum = traced_memory(lambda: load_coco(dataset_folders["large"], "train", restval=True))
     _, parsed, _ = traced_memory(
         lambda: [json.loads(path.read_text()) for path in [*files, dataset_folders["large"] / "coco/dataset_coco.json"]]
     )
@@ -134,7 +135,7 @@ def test_written_files_have_the_requested_share(dataset_folders):
                 == round(totals[split] * 0.04)
                 and not listings[kind, split].orphan_ids
             )
-    splits = karpathy_splits(folder / "coco/dataset_coco.json")
+    splits = karpathy_splits(folder / "coco/dataset_coco.json", restval=True)
     assert (len(splits.val), len(splits.test)) == (200, 200) and len(splits.train) == round(82_783 * 0.04) + round(
         40_504 * 0.04
     ) - 400

@@ -1,6 +1,8 @@
 """Excitation backprop on networks of torchvision: against TorchRay and zennit, conservation of probability, errors."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -353,3 +355,14 @@ def test_excitation_backprop_is_deterministic(vgg, image):
         for _ in range(2)
     ]
     assert torch.equal(*maps)
+
+
+def test_a_trace_is_freed_with_its_activations():
+    "The graph of a forward pass must not keep itself alive; the activations of many frames would fill the memory."
+    network = ToyVGG(3, channels=16, hidden_dim=8).eval()
+    trace = trace_forward(network, torch.rand(1, 3, 112, 112), ["features.9"], FC7)
+    trace.backprop(torch.rand_like(trace.start_output), ["features.9"])
+    state, activation = weakref.ref(trace.state), weakref.ref(trace.outputs["features.9"])
+    del trace
+    gc.collect()
+    assert state() is None and activation() is None

@@ -113,14 +113,14 @@ def test_clips_shorter_than_the_window_keep_all_frames(dataset, recognizer, tmp_
         progress=False,
     )
     assert len(history) == 1 and predict_video(trained, values).shape == (2,)
-    video, _ = make_concat_videos([("Diving", 9), ("GolfSwing", 30)], "two", 24, None, seed=0)
+    video, _ = make_concat_videos([("Diving", 9), ("GolfSwing", 30)], "GT+rand", 24, None, seed=0)
     assert video.clip_indices.count(0) == 12 and sorted(
         {frame for source, frame in zip(video.clip_indices, video.frame_indices) if source == 0}
     ) == list(range(9))
     assert temporal_evidence(recognizer, values[None], 1).shape == (1, 9, 6)
     assert_input_error(lambda: sliding_clips(0), "video: has no frame", "Leave it out")
     assert_input_error(
-        lambda: make_concat_videos([("Diving", 0), ("GolfSwing", 30)], "two", 16, None, seed=0),
+        lambda: make_concat_videos([("Diving", 0), ("GolfSwing", 30)], "GT+rand", 16, None, seed=0),
         "source 0: has 0 frames",
         "Omit it",
     )

@@ -1,4 +1,4 @@
-"""The code of all paper notebooks: it names no device, and allows captions of any length and empty lists."""
+"""The code of all paper notebooks: no device is named; long captions, empty lists and missing phrases are allowed."""
 
 import ast
 import json
@@ -119,3 +119,38 @@ def test_tensors_of_labels_have_a_dtype(name):
 def test_tensors_without_dtype_are_detected():
     assert tensors_without_dtype("torch.tensor([f(x) for x in y])")
     assert not tensors_without_dtype("torch.tensor([f(x) for x in y], dtype=torch.long); torch.tensor([1, 2])")
+
+
+DRAWN_ONLY_FILES = ("toybox.json", "phrases.json")  # written beside the official files by `synth`
+
+
+def files_without_check(source: str) -> list[str]:
+    "Return paths of files that only drawn data have and that the code reads without asking whether they are there."
+    checked = {
+        ast.unparse(call.func.value) for call in calls(source, "is_file") if isinstance(call.func, ast.Attribute)
+    }
+    values = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    paths = [value for value in values if isinstance(value, str) and value.endswith(DRAWN_ONLY_FILES)]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in checked:
+            assigned = {part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)}
+            paths = [path for path in paths if path not in assigned]
+    return paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in NOTEBOOKS if not path.stem.startswith("synth_")],
+    ids=lambda path: str(path.relative_to(PAPERS)),
+)
+def test_files_that_only_drawn_data_have_are_not_needed(path):
+    assert files_without_check(code_of(path)) == []
+
+
+def test_needed_files_are_detected():
+    read = "samples = add_phrases(test.samples, {})"
+    assert files_without_check(read.format('run.data / "msrvtt/phrases.json"')) == ["msrvtt/phrases.json"]
+    path = 'phrases_file = run.data / "msrvtt/phrases.json"\n'
+    assert files_without_check(path + read.format("phrases_file")) == ["msrvtt/phrases.json"]
+    assert not files_without_check(path + "has_phrases = phrases_file.is_file()\n" + read.format("phrases_file"))
+    assert "phrases.json" in code_of(PAPERS / "cgvs/figure5.ipynb")

@@ -89,9 +89,9 @@ def test_captioners_run_with_the_largest_numbers_of_regions(region_type):
     section, model_settings = area_models(sizes.settings)[name]
     model_settings = model_settings | {"encoder_kwargs": model_settings["encoder_kwargs"] | encoder_kwargs}
     model = build_region_captioner(sizes, section, model_settings)
-    model.region_encoder.network.requires_grad_(False)
+    model.region_encoder.set_finetuned(False)
     features, *extra_inputs = encoder_inputs(sizes, model_settings, 2, torch.device("cpu"))
-    assert model.region_encoder.encode_regions(features, *extra_inputs[:1])[0].shape[1] == num_regions
+    assert model.region_encoder.encode_regions(features, *extra_inputs)[0].shape[1] == num_regions
     captions = random_captions(2, 2, 8, len(model.vocabulary), torch.device("cpu"))
     loss = training_step(model, region_captioning_loss, (features, captions, *extra_inputs))()
     assert math.isfinite(float(loss)) and float(loss) > 0

@@ -35,7 +35,7 @@ cgvs/captioner:
   training: {epochs: 4, batch_size: 8, learning_rate: 0.02, max_grad_norm: 5.0}
   validation_metric: loss
   beam_size: 1
-cgvs/table1: {num_examples: 1}
+cgvs/table1: {first_index: 0, num_examples: 1, num_mean_images: 2}
 """
 RECORD_RANKS = """
 import os, sys

@@ -32,6 +32,7 @@ COUNTS = {
     "num_videos",
     "num_pixel_evaluated",
     "num_levels",
+    "num_mean_images",
     "num_randomized",
     "seeds",
     "max_train",
@@ -40,6 +41,7 @@ COUNTS = {
     "first_index",
     "clip_indices",
     "num_captions",
+    "classes",
 }
 MACHINE = {"cores", "num_workers"}  # what a machine may have less of
 EVERYWHERE = {"threads", "note"}  # of section all: cores, and a note on the results
@@ -105,7 +107,7 @@ def test_every_override_changes_a_setting():
     "change, expected",
     [
         ({"cgvs/captioner": {"model_kwargs": {"hidden_dim": 8}}}, "model_kwargs.hidden_dim"),
-        ({"ebr/table1": {"num_frames": 4}}, "num_frames"),
+        ({"ebr/table3": {"num_frames": 4}}, "num_frames"),
         ({"aoa/region_encoder": {"network": "toyvgg"}}, "network"),
     ],
 )

@@ -442,9 +442,11 @@ def _() -> Any:
 @drawing("videos of two clips")
 def _() -> Any:
     sources = [(name, 9 + 4 * k) for k in range(5) for name in ("run", "jump", "dive")]
-    videos = [video for seed in (0, 7) for video in make_concat_videos(sources, "two", 16, None, seed)]
-    for length in (1, 5, 14):
-        videos += make_concat_videos(sources, "inside", 16, length, 7)
+    layouts = [(layout, None, seed) for layout in ("rand+GT", "GT+rand") for seed in (0, 7)]
+    layouts += [("rand+GT+rand", length, 7) for length in (1, 5, 14)]
+    videos = [
+        video for layout, length, seed in layouts for video in make_concat_videos(sources, layout, 16, length, seed)
+    ]
     return videos, [read_frames_of_clips(video) for video in videos]
 
 

@@ -23,7 +23,7 @@ def coco_root(tmp_path_factory) -> Path:
 
 def test_the_official_loader_reads_what_was_written(coco_root):
     for split, count in COUNTS.items():
-        dataset = load_coco(coco_root, split, instances=True)
+        dataset = load_coco(coco_root, split, restval=True, instances=True)
         assert len(dataset.samples) == count and dataset.skipped == ()
         splits = (
             [("train", k) for k in range(7)] + [("restval", k) for k in range(2)]

@@ -314,6 +314,33 @@ def test_training_equals_a_plain_loop_with_schedule_and_clipping(runs_folder):
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
+def test_an_interrupted_training_with_multipliers_is_resumed(tmp_path):
+    "The moments of the optimizer are stored in the order of the groups, which differs from that of the weights."
+    multipliers, count = {"output.": 10.0, "layers.0.bias": 0.1}, 0
+
+    def interrupt():
+        nonlocal count
+        count += 1
+        if count == 8:
+            raise KeyboardInterrupt
+
+    undisturbed = run_training(tmp_path / "undisturbed", multipliers=multipliers)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(tmp_path / "resumed", interrupt, multipliers=multipliers)
+    assert run_training(tmp_path / "resumed", multipliers=multipliers) == undisturbed
+    resumed, expected = (checkpoint_weights(tmp_path / name) for name in ("resumed", "undisturbed"))
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.items())
+    run_training(tmp_path / "plain")
+    plain = checkpoint_weights(tmp_path / "plain")
+    assert not torch.equal(plain["output.weight"], expected["output.weight"])
+
+
+def test_multipliers_of_unknown_or_frozen_weights_are_refused(tmp_path):
+    for prefix in ("head.", "frozen."):
+        with pytest.raises(InputError, match=f"no trained weight begins with '{prefix}'"):
+            run_training(tmp_path, multipliers={prefix: 2.0})
+
+
 @pytest.mark.slow
 def test_a_finished_training_does_nothing(runs_folder):
     folder = runs_folder / "undisturbed"
