@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce run-reproduce rehearse run-rehearse test check format pytest nbtest smoke readme notebooks graph docs sync lock clean
+.PHONY: help setup installed hooks reproduce run-reproduce run-notebooks rehearse run-rehearse test check format pytest nbtest smoke readme notebooks graph docs sync lock clean
 
 SCALE ?= toybox
 DATA ?=
@@ -76,7 +76,11 @@ CONFIG = --config "scale=$(SCALE)" "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)"
 # cluster the scheduler decides.
 RESOURCES = --resources $$($(BIN)/python -m cgsaliency.reproduce.machine_resources "$(GPUS)" "$(MEMORY)")
 
+# Notebooks are forks of a server that has imported their libraries. It lives as long as the run.
 run-reproduce:
+	@$(if $(PROFILE),,$(BIN)/python -m cgsaliency.reproduce.notebook_server )$(MAKE) --no-print-directory -s run-notebooks
+
+run-notebooks:
 	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) --cores $(CORES) first $(RESOURCES) $(CONFIG))
 	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(RESOURCES)) $(CONFIG)
 

@@ -59,7 +59,8 @@ def setting(section: str, key: str, default=()):
 
 
 # The outputs of each notebook besides its report: `writes_artifacts` that others read, `tables` and `figures` named
-# after it. `depends_on` names the notebooks that run before it, if the scale has them; `extra_inputs` are files.
+# after it. `depends_on` names the notebooks that run before it, if the scale has them; `reads_rows` names those whose
+# rows of a table it reads, if the scale has them; `extra_inputs` are files.
 # Rules of a higher `priority` run first: the chain to the first table, then the longest chains, so that only short
 # notebooks remain at the end. The resources that a notebook requests (GPUs, memory, disk, hours) are in the scale's
 # plan, cgsaliency/reproduce/plans/<scale>.yaml, for scales that need more than a laptop.
@@ -163,7 +164,7 @@ PLAN = {
         depends_on="synth_coco aoa/region_encoder aoa/train_terms aoa/train_region_types aoa/finetuned",
         tables=TABLE,
         figures=[""],
-        extra_inputs=[f"{REPORTS}/aoa/table1.rows.parquet"] if "aoa/table1" in SECTIONS else [],
+        reads_rows="aoa/table1",
         priority=1,
     ),
     "aoa/table3": dict(
@@ -175,7 +176,7 @@ PLAN = {
         depends_on="synth_coco aoa/region_encoder aoa/finetuned aoa/ensemble",
         tables=TABLE,
         figures=[""],
-        extra_inputs=[f"{REPORTS}/aoa/table2.rows.parquet"] if "aoa/table2" in SECTIONS else [],
+        reads_rows="aoa/table2",
     ),
     "aoa/figure1": dict(figures=["", "b"]),
     "aoa/figure2": dict(figures=["", "b"]),
@@ -184,7 +185,7 @@ PLAN = {
         depends_on="synth_coco aoa/proposals aoa/region_encoder aoa/train_terms aoa/train_region_types",
         tables=TABLE,
         figures=[""],
-        extra_inputs=[f"{REPORTS}/aoa/table2.rows.parquet"] if "aoa/table2" in SECTIONS else [],
+        reads_rows="aoa/table2",
     ),
     "aoa/figure5": dict(
         depends_on=(
@@ -221,7 +222,13 @@ def inputs_of(section: str) -> list[str]:
     "Return the input files of a section's rule."
     plan = PLAN[section]
     dependencies = [name for name in plan.get("depends_on", "").split() if name in SECTIONS]
-    return [*code_files(section), *(f"{ARTIFACTS}/{name}.json" for name in dependencies), *plan.get("extra_inputs", ())]
+    tables = [name for name in plan.get("reads_rows", "").split() if name in SECTIONS]
+    return [
+        *code_files(section),
+        *(f"{ARTIFACTS}/{name}.json" for name in dependencies),
+        *(f"{REPORTS}/{name}.rows.parquet" for name in tables),
+        *plan.get("extra_inputs", ()),
+    ]
 
 
 def outputs_of(section: str) -> list[str]:
@@ -271,13 +278,13 @@ def run(section: str) -> str:
     # waiting threads release their core to other notebooks
     passive = cores(section) < processes(section) * settings(section)["threads"]
     python, module = sys.executable, "-m cgsaliency.reproduce"
+    launcher = f"{LAUNCHER} {processes(section)} {module}.execute" if processes(section) > 1 else f"{module}.run_section"
     return " ".join(
         [
             *(["OMP_WAIT_POLICY=PASSIVE"] if passive else []),
             *([f"{python} {module}.with_gpus {gpus(section)}"] if gpus(section) else []),
             f"{python} {module}.with_lock '{lock(section)}' {python}",
-            *([f"{LAUNCHER} {processes(section)}"] if processes(section) > 1 else []),
-            f"{module}.execute {section} '{SCALE}' '{DATA}' '{ARTIFACTS}' '{REPORTS}'",
+            f"{launcher} {section} '{SCALE}' '{DATA}' '{ARTIFACTS}' '{REPORTS}'",
             *map(shlex.quote, inputs_of(section)),
         ]
     )

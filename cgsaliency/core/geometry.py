@@ -30,10 +30,10 @@ class CellGrid:
     @classmethod
     def uniform(
         cls,
-        rows: int,
-        columns: int,  # number of cells
-        height: int = 1,
-        width: int = 1,  # of the input, pixels
+        rows: int,  # cells from top to bottom
+        columns: int,  # cells from left to right
+        height: int = 1,  # of the input, pixels
+        width: int = 1,
     ) -> "CellGrid":
         "Return a grid whose centers are those of equal tiles of the input."
         down, across = height / rows, width / columns
@@ -144,7 +144,7 @@ def points_in_boxes(
 
 def box_union_area(
     boxes: Tensor,  # K × (x0, y0, x1, y1)
-) -> float:
+) -> float:  # in the square of the boxes' unit
     "Return the area of the union of the boxes, exactly, on the grid of their edges."
     if len(boxes) == 0:
         return 0.0

@@ -108,21 +108,25 @@ def coverage_mask(
     covers nothing."""
     corners, view = regions.corners.cpu().double(), regions.view  # not every device supports float64
     centers = CellGrid.uniform(rows, columns, view.input_height, view.input_width).centers
-    x, y = centers[0, :, 0], centers[:, 0, 1]
-    inside = torch.zeros(len(regions), rows, columns, dtype=torch.bool)
+    x, y = centers[0, :, 0].contiguous(), centers[:, 0, 1]
+    side, diagonal, last = (corners[:, k] - corners[:, 0] for k in (1, 2, 3))
+    area = sum((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).abs() for a, b in ((side, diagonal), (diagonal, last)))
+    has_area = area > 1e-9 * (corners - corners.mean(1, keepdim=True)).square().sum((1, 2))
+    # row n has `n` tiles that lie left of an edge
+    left_of_edge = torch.ones(columns + 1, columns, dtype=torch.bool).tril(-1)
+    inside = torch.zeros(len(regions) * rows, columns, dtype=torch.bool)
     for k in range(4):
         start, other = corners[:, k], corners[:, (k + 1) % 4]
         swap = (start[:, 1] > other[:, 1])[:, None]
         # R × (x, y) × 1
         upper, lower = torch.where(swap, other, start)[..., None], torch.where(swap, start, other)[..., None]
-        crosses = (upper[:, 1] <= y) & (y < lower[:, 1])  # R × rows
+        crosses = (upper[:, 1] <= y) & (y < lower[:, 1]) & has_area[:, None]  # R × rows
         where = upper[:, 0] + (y - upper[:, 1]) * (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1]).where(
             crosses, 1.0
         )
-        inside ^= crosses[..., None] & (x < where[..., None])
-    side, diagonal, last = (corners[:, k] - corners[:, 0] for k in (1, 2, 3))
-    area = sum((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).abs() for a, b in ((side, diagonal), (diagonal, last)))
-    return inside & (area > 1e-9 * (corners - corners.mean(1, keepdim=True)).square().sum((1, 2)))[:, None, None]
+        # a tile is inside if it lies left of an odd number of edges
+        inside ^= left_of_edge.index_select(0, torch.searchsorted(x, where).where(crosses, 0).flatten())
+    return inside.view(len(regions), rows, columns)
 
 # %% ../../nbs/core/regions.ipynb #803634c3
 def paint_regions(

@@ -148,12 +148,14 @@ def score_at_radius(
     samples: Iterable[Sample],  # that were judged
     radius: float,  # pixels, ≥ 0
     methods: Iterable[str],  # columns of distances
-) -> pd.DataFrame:  # the columns of methods tell the hits; and random (in [0, 1]) and center, whether the middle hits
+) -> pd.DataFrame:  # index 0, 1, 2 …; hits by method; and random (in [0, 1]) and center, whether the middle hits
     """Tell whether the disc around each point intersects a box, and the same for a random point and the image's middle.
 
-    Raises InputError for a negative radius."""
+    The hits have the names of the methods: they replace the columns of distances. Raises InputError for a negative
+    radius."""
     if radius < 0:
         raise InputError("pointing at actors", f"the radius is {radius}", "Give pixels, 0 or more")
+    rows = rows.reset_index(drop=True)
     samples_by_id = {sample.id: sample for sample in samples}
     random, center = {}, {}  # by row
     for (sample_id, class_name), frames in rows.groupby(["record", "class"]).frame:

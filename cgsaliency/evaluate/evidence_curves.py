@@ -19,7 +19,8 @@ def sign_change(
     curve: np.ndarray | Sequence[float],  # T, or … × T
     rising: bool,  # whether the curve should change from negative to positive
 ) -> np.ndarray:  # …, 0 to T: number of frames before the change
-    "Return the number of frames before the change of sign (ebr, figure 7)."
+    """Return the number of frames before the change of sign: the first minimum of the cumulative sum of a rising curve,
+    or the first maximum otherwise (ebr, figure 7)."""
     values = np.asarray(curve, float)
     totals = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], -1)
     return (totals.argmin(-1) if rising else totals.argmax(-1)).astype(int)
@@ -35,6 +36,7 @@ def boundary_distance(
 ) -> Interval:  # frames, ≥ 0
     """Compute the distance of the mean curve's change of sign from the boundary, with its 95% interval over groups.
 
+    The curve is the mean over videos, also in each resample.
     Raises InputError if there is no video, or if the groups are not one for each video (ebr, figure 7)."""
     curves = np.asarray(curves, float)
     if len(curves) == 0 or len(curves) != len(groups):

@@ -50,6 +50,10 @@ def _half_width(components: list[tuple[float, int]]) -> float:
     return student.ppf(0.975, freedom) * total**0.5
 
 
+def _symmetric_interval(mean: float, half_width: float, n: int) -> Interval:
+    return Interval(float(mean), float(mean - half_width), float(mean + half_width), n)
+
+
 def seed_interval(
     rows: pd.DataFrame,  # seed, record, and the value: one row for each seed and image
     column: str,  # column to average
@@ -63,7 +67,7 @@ def seed_interval(
     half_width = _half_width([_variance_of_mean(seed_means), _variance_of_mean(image_means)])
     if mean is None:
         mean = table.to_numpy().mean()
-    return Interval(float(mean), float(mean - half_width), float(mean + half_width), table.size)
+    return _symmetric_interval(mean, half_width, table.size)
 
 
 def seed_difference(
@@ -86,8 +90,7 @@ def seed_difference(
         _variance_of_mean(other_table.mean(axis=1)),
         _variance_of_mean(image_differences),
     ]
-    mean, half_width = image_differences.mean(), _half_width(components)
-    return Interval(float(mean), float(mean - half_width), float(mean + half_width), table.size + other_table.size)
+    return _symmetric_interval(image_differences.mean(), _half_width(components), table.size + other_table.size)
 
 # %% ../../nbs/evaluate/multi_seed.ipynb #0dda66aa
 def interval_over_seeds(
@@ -99,25 +102,30 @@ def interval_over_seeds(
     series = pd.Series(values, dtype=float)
     if len(series) < 2:
         raise InputError("interval over seeds", f"{len(series)} seeds", "Give at least two")
-    half_width = _half_width([_variance_of_mean(series)])
-    return Interval(
-        float(series.mean()), float(series.mean() - half_width), float(series.mean() + half_width), len(series)
-    )
+    return _symmetric_interval(series.mean(), _half_width([_variance_of_mean(series)]), len(series))
 
 # %% ../../nbs/evaluate/multi_seed.ipynb #a91b2cb4
 def spread_difference(
     groups: Sequence[pd.DataFrame],  # rows of each model: seed, record, and the value
-    other_groups: Sequence[pd.DataFrame],  # rows of as many other models, which belong to them one by one
+    other_groups: Sequence[pd.DataFrame],  # rows of as many other models, which belong to them one by one: same seeds
     column: str,
     resamples: int = 1000,
     rng_seed: int = 0,
 ) -> Interval:
     """Compute the spread of the models' means minus that of the others, with its 95% interval over seeds and images.
 
-    Raises InputError as `seed_interval`, and if the images differ."""
+    The interval is a percentile bootstrap; with few seeds the interval is too narrow. Raises InputError as
+    `seed_interval`, and if the images, the number of models, or the seeds of two models of a pair differ."""
+    if len(groups) != len(other_groups):
+        raise InputError(
+            f"spread of {column}", f"{len(groups)} models and {len(other_groups)} others", "Give as many of each"
+        )
     tables = [_seed_table(rows, column) for rows in [*groups, *other_groups]]
     if any(set(table.columns) != set(tables[0].columns) for table in tables):
         raise InputError(f"spread of {column}", "models were judged on different images", "Judge all on the same")
+    pairs = zip(tables[: len(groups)], tables[len(groups) :], strict=True)
+    if any(set(table.index) != set(other.index) for table, other in pairs):
+        raise InputError(f"spread of {column}", "the two models of a pair have different seeds", "Give the same seeds")
     scores = [table[tables[0].columns].to_numpy() for table in tables]
     rng = np.random.default_rng(rng_seed)
     num_models, num_images = len(groups), scores[0].shape[1]
@@ -187,6 +195,19 @@ def _shifted_meteor(captions: Mapping[str, str], references: Mapping[str, Sequen
     return {id: score + shift for id, score in scores.items()}
 
 
+def _bleu_values(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    return _pseudo_values(captions, references)[1]
+
+
+def _cider_scores(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    "Return CIDEr-D of each image, in [0, 10]."
+    _, scores = Cider().compute_score(references, {id: [text] for id, text in captions.items()})
+    return dict(zip(captions, map(float, scores), strict=True))
+
+
+_SCORERS = {"BLEU-4": _bleu_values, "METEOR": _shifted_meteor, "CIDEr-D": _cider_scores}  # of tokenized captions
+
+
 @meteor_session()
 def score_captions(
     generated: Mapping[tuple[str, int], Mapping[str, str]],  # by method and seed: one generated caption for each image
@@ -195,7 +216,10 @@ def score_captions(
 ) -> pd.DataFrame:  # method, seed, record, and the metrics, × 100
     """Score captions, one row for each method, seed and image: BLEU-4 as pseudo-values, METEOR, CIDEr-D.
 
-    METEOR is shifted: its mean is that of the set. Raises InputError if there are no captions or no Java."""
+    METEOR is shifted: its mean is that of the set. Raises InputError for an unknown metric, and if there are no
+    captions or no Java."""
+    if unknown := [name for name in metrics if name not in SEED_METRICS]:
+        raise InputError("metrics", f"there is no {unknown[0]}", f"Choose from {', '.join(SEED_METRICS)}")
     if not generated:
         raise InputError("captions", "there is no model", "Train one first")
     texts = {(*model, id): text for model, captions in generated.items() for id, text in captions.items()}
@@ -210,20 +234,8 @@ def score_captions(
     for (method, seed), captions in generated.items():
         model_captions = {id: caption_tokens[method, seed, id] for id in captions}
         model_references = {id: reference_tokens[id] for id in captions}
-        _, bleu_values = _pseudo_values(model_captions, model_references)
-        _, cider_scores = Cider().compute_score(model_references, {id: [text] for id, text in model_captions.items()})
-        meteor_scores = dict.fromkeys(captions, float("nan"))
-        if "METEOR" in metrics:
-            meteor_scores = _shifted_meteor(model_captions, model_references)
-        for id, cider in zip(captions, cider_scores, strict=True):
-            rows.append(
-                {
-                    "method": method,
-                    "seed": seed,
-                    "record": id,
-                    "BLEU-4": 100 * bleu_values[id],
-                    "METEOR": 100 * meteor_scores[id],
-                    "CIDEr-D": 100 * float(cider),
-                }
-            )
+        scores = {name: _SCORERS[name](model_captions, model_references) for name in metrics}
+        for id in captions:
+            image_scores = {name: 100 * scores[name][id] for name in metrics}
+            rows.append({"method": method, "seed": seed, "record": id, **image_scores})
     return pd.DataFrame(rows)[["method", "seed", "record", *metrics]]

@@ -25,8 +25,11 @@ def max_abs(grad: Tensor, activation: Tensor) -> Tensor:
     return grad.abs().amax(-3)
 
 
-def cam(grad: Tensor, activation: Tensor) -> Tensor:
-    """Sum the responses weighted by their channel's mean derivative, with negative values set to zero, … × H × W.
+def cam(
+    grad: Tensor,  # derivatives by the activation, … × C × H × W
+    activation: Tensor,  # responses of a layer, … × C × H × W
+) -> Tensor:  # … × H × W, ≥ 0
+    """Sum the responses weighted by their channel's mean derivative, with negative values set to zero.
 
     Source: Selvaraju et al. 2017, Eq. 1 and 2."""
     return (grad.mean((-2, -1), keepdim=True) * activation).sum(-3).relu()
@@ -86,7 +89,7 @@ def gradient_saliency(
 def grad_cam(
     network: nn.Module,
     inputs: Tensor,  # as for `gradient_saliency`
-    targets: dict[str, int],
+    targets: dict[str, int],  # name and index of each class to explain
     target_layer: str,  # usually the last layer with cells
     geometry: MapGeometry | None = None,
     batch_size: int = 16,

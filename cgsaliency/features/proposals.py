@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Proposals', 'PROPOSAL_METHODS', 'gradient_edges', 'edge_nms', 'structured_edges', 'edge_map', 'edge_boxes',
-           'selective_search', 'sliding_window_boxes', 'box_recall', 'ProposalCache', 'sample_boxes']
+           'selective_search', 'sliding_window_boxes', 'box_recall', 'ProposalCache', 'valid_boxes', 'sample_boxes']
 
 # %% ../../nbs/features/proposals.ipynb #176a8d5c
 import gzip
@@ -509,6 +509,13 @@ def _seconds_path(path: Path) -> Path:
     return path.with_suffix(".seconds.json")
 
 # %% ../../nbs/features/proposals.ipynb #189c5222
+def valid_boxes(
+    boxes: Tensor,  # B × R × (x0, y0, x1, y1)
+) -> Tensor:
+    "Return which boxes have an area, B × R booleans; boxes without one are padding."
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+
 def sample_boxes(
     boxes: Tensor,  # B × K × (x0, y0, x1, y1)
     mask: Tensor,  # B × K booleans

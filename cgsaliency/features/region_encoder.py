@@ -228,6 +228,11 @@ class RegionEncoder(nn.Module):
         "Return the layers from γ to the last map."
         return self.network.features[self.split.lower_end : self.split.map_end]
 
+    @property
+    def proposal_layers(self) -> nn.Sequential:
+        "Return the layers from a canvas to the last map: those of the proposal network if there is one."
+        return self.proposal_network if self.region_type == "proposals" else self.network.features[: self.split.map_end]
+
     def lower_features(self, images: Tensor) -> Tensor:
         "Return γ, B × C × H × W, from B × 3 × size × size images in [0, 1], or bytes."
         return self.network.features[: self.split.lower_end](self._normalize(images))
@@ -236,8 +241,7 @@ class RegionEncoder(nn.Module):
         """Return the last map of the proposal network, B × D × h × w, from B × 3 × side × side canvases.
 
         The canvases are of `pad_to_canvas`, or bytes; without a proposal network, the ordinary one reads them."""
-        layers = self.network.features[: self.split.map_end]
-        return (self.proposal_network if self.region_type == "proposals" else layers)(self._normalize(canvases))
+        return self.proposal_layers(self._normalize(canvases))
 
     def _normalize(self, images: Tensor) -> Tensor:
         if not images.is_floating_point():

@@ -21,8 +21,8 @@ from ..core.records import Sample
 from ..core.runtime import device_of
 from ..data.media import load_inputs
 from .backbone import BACKBONES
-from .cache import FeatureCache, LazyTensor
-from .proposals import ProposalCache, sample_boxes
+from .cache import FeatureCache, LazyTensor, draw_values, values_key
+from .proposals import ProposalCache, sample_boxes, valid_boxes
 from .region_encoder import RegionEncoder, canvas_side, pad_to_canvas, proposal_view
 from .weights import weights_digest
 
@@ -60,9 +60,11 @@ class LazyImages(LazyTensor):
         size, self.is_mirrored = BACKBONES[network].size, is_mirrored
         self.paths, self.views = [sample.path for sample in samples], full_image_crops(samples, network)
         self.shape, self.dtype = (len(samples), 3, size, size), torch.uint8
+        name = "mirrored images" if is_mirrored else "images"
+        self.key = sha256_digest(name, [sample.id for sample in samples], network)
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        "Return the inputs of these images. Raises InputError for an image that cannot be read."
+        "Return the inputs of B images, B × 3 × size × size bytes. Raises InputError for one that cannot be read."
         inputs = load_inputs([self.paths[k] for k in indices], [self.views[k] for k in indices])
         return ((inputs.flip(-1) if self.is_mirrored else inputs) * 255).round().byte()
 
@@ -84,7 +86,7 @@ class LazyCanvases(LazyTensor):
         self.key = sha256_digest(name, [sample.id for sample in samples], network)
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        "Return the canvases of these images. Raises InputError for an image that cannot be read."
+        "Return the canvases of B images, B × 3 × side × side bytes. Raises InputError for one that cannot be read."
         images = [load_inputs([self.paths[k]], [self.views[k]])[0] for k in indices]
         if self.is_mirrored:
             images = [image.flip(-1) for image in images]
@@ -113,7 +115,7 @@ class LazyBoxes(LazyTensor):
         )
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        "Return the boxes of these images. Raises InputError as `ProposalCache.padded_boxes`."
+        "Return the boxes of these images, B × R × 4. Raises InputError as `ProposalCache.padded_boxes`."
         samples, views = [self.samples[k] for k in indices], [self.views[k] for k in indices]
         return self.cache.padded_boxes(samples, views, self.num_boxes)[0]
 
@@ -128,8 +130,11 @@ class RandomBoxes(LazyTensor):
     ):
         self.boxes, self.num_boxes = boxes, min(num_boxes, boxes.shape[1])
         self.shape, self.dtype = (len(boxes), self.num_boxes, 4), boxes.dtype
-        values_key = boxes.key if isinstance(boxes, LazyTensor) else sha256_digest(boxes.numpy().tobytes())
-        self.key = sha256_digest("random boxes", values_key, self.num_boxes)
+
+    @property
+    def key(self) -> str:
+        "Return a digest of everything that determines the boxes."
+        return sha256_digest("random boxes", values_key(self.boxes), self.num_boxes)
 
     def read(self, indices: Sequence[int]) -> Tensor:
         "Return the best boxes of these images, B × num_boxes × 4."
@@ -137,9 +142,8 @@ class RandomBoxes(LazyTensor):
 
     def draw(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
         "Return random boxes of these images, B × num_boxes × 4 (aoa, section 4.1)."
-        is_lazy = isinstance(self.boxes, LazyTensor)
-        boxes = self.boxes.draw(list(indices), generator) if is_lazy else self.boxes[list(indices)]
-        return sample_boxes(boxes, (boxes[..., 2:] > boxes[..., :2]).all(-1), self.num_boxes, generator)[0]
+        boxes = draw_values(self.boxes, indices, generator)
+        return sample_boxes(boxes, valid_boxes(boxes), self.num_boxes, generator)[0]
 
 # %% ../../nbs/features/region_inputs.ipynb #c0c1f6e3
 class MirroredBoxes(LazyTensor):
@@ -154,19 +158,15 @@ class MirroredBoxes(LazyTensor):
         self.boxes = boxes
         self.widths = torch.tensor([view.input_width for view in region_views(samples, network, "proposals")])
         self.shape, self.dtype = tuple(boxes.shape), boxes.dtype
-        self.key = sha256_digest("mirrored boxes", _key_of(boxes), self.widths.tolist())
+        self.key = sha256_digest("mirrored boxes", values_key(boxes), self.widths.tolist())
 
     def read(self, indices: Sequence[int]) -> Tensor:
         "Return the boxes of these mirror images, B × R × 4."
         boxes = self.boxes[list(indices)]
         x0, y0, x1, y1 = boxes.unbind(-1)
         widths = self.widths[list(indices)][:, None].to(boxes.dtype)
-        is_padding = (boxes == 0).all(-1, keepdim=True)
-        return torch.where(is_padding, boxes, torch.stack([widths - x1, y0, widths - x0, y1], -1))
-
-
-def _key_of(values: Tensor | LazyTensor) -> str:
-    return values.key if isinstance(values, LazyTensor) else sha256_digest(values.numpy().tobytes())
+        mirrored = torch.stack([widths - x1, y0, widths - x0, y1], -1)
+        return torch.where(valid_boxes(boxes)[..., None], mirrored, boxes)
 
 
 class RandomFlips(LazyTensor):
@@ -185,22 +185,21 @@ class RandomFlips(LazyTensor):
     @property
     def key(self) -> str:
         "Return a digest of everything that determines the values."
-        return sha256_digest("random flips", _key_of(self.values), _key_of(self.mirrored_values))
+        return sha256_digest("random flips", values_key(self.values), values_key(self.mirrored_values))
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        "Return the values of these images, none of which is flipped."
+        "Return the values of B images, B × the shape of an item; none is flipped."
         return self.values[list(indices)]
 
     def draw(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
-        "Return the values of these images or of their mirror images (aoa, section 4.2)."
+        "Return the values of B images or of their mirror images, B × the shape of an item (aoa, section 4.2)."
         step_seed = (generator.initial_seed() * 1_000_003 + 1) % 2**63  # the same for all values of the step
         is_flipped = torch.rand(len(indices), generator=torch.Generator().manual_seed(step_seed)) < 0.5
         drawn = torch.empty((len(indices), *self.shape[1:]), dtype=self.dtype)
         for values, mask in ((self.values, ~is_flipped), (self.mirrored_values, is_flipped)):
             if mask.any():
-                drawn[mask] = values[
-                    [index for index, is_chosen in zip(indices, mask.tolist(), strict=True) if is_chosen]
-                ]
+                chosen = [index for index, is_chosen in zip(indices, mask.tolist(), strict=True) if is_chosen]
+                drawn[mask] = draw_values(values, chosen, generator)
         return drawn
 
 # %% ../../nbs/features/region_inputs.ipynb #650fd5ee
@@ -238,11 +237,13 @@ class RegionInputs:
             self.ids, *(None if values is None else RandomFlips(values, other) for values, other in pairs)
         )
 
-    def best_boxes(
+    def with_num_boxes(
         self,
         num_boxes: int | None,  # of each image; None for all
     ) -> "RegionInputs":
-        "Return the same inputs with the best of the boxes only (aoa, section 4.2)."
+        """Return the same inputs with fewer boxes: the best ones, or a random sample in each step of a training.
+
+        The best ones are those of aoa, section 4.2; the random sample is that of section 4.1."""
         if num_boxes is None or self.boxes is None:
             return self
         return replace(self, boxes=RandomBoxes(self.boxes, num_boxes))
@@ -318,9 +319,7 @@ def cache_proposal_maps(
 
     Raises InputError as `cache_feature_maps`."""
     network = region_encoder.name
-    is_separate = region_encoder.region_type == "proposals"
-    layers = region_encoder.proposal_network if is_separate else region_encoder.network.features
-    weights = weights_digest(layers[: region_encoder.split.map_end].state_dict())
+    weights = weights_digest(region_encoder.proposal_layers.state_dict())
     key = {"network": network, "proposal_maps": weights, "input": "mirrored canvases" if is_mirrored else "canvases"}
 
     def make_canvases(subset: Sequence[Sample]) -> LazyCanvases:

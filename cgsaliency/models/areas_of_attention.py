@@ -20,7 +20,7 @@ from ..core.protocols import at_least_float32
 from ..core.runtime import device_of
 from ..data.vocabulary import Vocabulary
 from .base import CaptionerBase, trim_captions
-from .decode import DecoderState
+from .decode import DecoderState, rows_of_beams
 from .pair_logsumexp import DeferredMatmul, PairLogSumExp, deferred_linear, exp_pair_scores
 from ..toy.color_models import train_on_color_scenes
 
@@ -132,7 +132,7 @@ class AreasState(DecoderState):
 
     @property
     def captions_per_image(self) -> int:
-        "Return k."
+        "Return k, the number of captions that share the regions of an image."
         return len(self.h) // len(self.features)
 
     def index_select(self, rows: Tensor) -> "AreasState":
@@ -148,8 +148,7 @@ class AreasState(DecoderState):
 
     def select_beams(self, parents: Tensor) -> "AreasState":
         "Return the state of the chosen captions of each image, images × beams, without a copy of its regions."
-        first_rows = self.captions_per_image * torch.arange(len(parents), device=parents.device)[:, None]
-        rows = (parents + first_rows).flatten()
+        rows = rows_of_beams(parents, self.captions_per_image)
         return replace(self, h=self.h[rows], region_weights=self.region_weights[rows])
 
 

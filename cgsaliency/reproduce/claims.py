@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLAIM_COLUMNS', 'VERDICT_COLORS', 'CLAIMS_CSV', 'VERDICTS', 'claim_greater', 'claim_ratio_equal',
-           'claim_points_equal', 'claim_measured', 'name_variant', 'statement_variant', 'save_claims', 'read_claims',
-           'read_paper_claims', 'plot_claims', 'paper_claims', 'scorecard', 'plot_scorecard']
+           'claim_points_equal', 'claim_measured', 'name_variant', 'split_variant', 'statement_variant', 'save_claims',
+           'read_claims', 'read_paper_claims', 'plot_claims', 'paper_claims', 'scorecard', 'plot_scorecard']
 
 # %% ../../nbs/reproduce/claims.ipynb #dc67394b
 import re
@@ -87,12 +87,19 @@ def name_variant(
     return row | {"statement": f"{row['statement']} (variant '{variant}')"}
 
 
+def split_variant(
+    statement: str,  # of a part of a claim
+) -> tuple[str, str]:
+    "Return the statement without its variant, and the variant, '' if it names none."
+    match = _VARIANT_SUFFIX.search(statement)
+    return (statement[: match.start()], match[1]) if match else (statement, "")
+
+
 def statement_variant(
     statement: str,  # of a part of a claim
 ) -> str:
     "Return the variant that a statement names, '' if it names none."
-    match = _VARIANT_SUFFIX.search(statement)
-    return match[1] if match else ""
+    return split_variant(statement)[1]
 
 # %% ../../nbs/reproduce/claims.ipynb #96c5092e
 def save_claims(

@@ -73,12 +73,17 @@ def places_html(
 ) -> str:
     "Format the rows as an HTML table whose notebooks are links."
     head = "".join(f'<th style="text-align: left">{title}</th>' for title in _TITLES)
-    rows = (f"<tr>{_place_cells(row, base)}</tr>" for row in places.itertuples())
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
+    rows = "\n".join(f"<tr>{_place_cells(row, base)}</tr>" for row in places.itertuples())
+    return f'<table style="font-size: 0.85em">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
+
+
+def _breakable(name: str) -> str:
+    "Allow line breaks after the slashes and underscores of a name."
+    return name.replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def _place_cells(row: tuple, base: str) -> str:
-    links = (f'<a href="{base}{name}.ipynb">{name}</a>' for name in place_notebooks(row.here))
+    links = (f'<a href="{base}{name}.ipynb">{_breakable(name)}</a>' for name in place_notebooks(row.here))
     answers = (f"<b>{answer}</b>" if answer != "same" else answer for answer in (row.at_paper_scale, row.at_toybox))
     cells = (escape(row.place), escape(row.in_the_paper), "<br>".join(links), *answers, escape(row.why))
     return "".join(f"{_CELL}{cell}</td>" for cell in cells)

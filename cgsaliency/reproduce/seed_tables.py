@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ..core.errors import InputError
 from ..core.io import read_json
 from ..core.records import DatasetSplit, Sample
-from ..evaluate.bootstrap import Interval
+from ..evaluate.bootstrap import Interval, verdict
 from ..evaluate.caption_metrics import caption_references
 from ..evaluate.multi_seed import interval_over_seeds, score_captions, seed_interval
 
@@ -53,18 +54,22 @@ def read_seed_captions(
 def best_epoch(
     folder: Path,  # of one training
 ) -> dict[str, float]:
-    "Return the epoch whose weights were kept: that of the smallest validation loss, or of the best score of captions."
-    epochs = read_json(Path(folder) / "history.json")["epochs"]
-    by_loss = all(epoch["score"] == epoch.get("val_loss", epoch["score"]) for epoch in epochs)
-    return (min if by_loss else max)(epochs, key=lambda epoch: epoch["score"])
+    """Return the epoch whose weights were kept: that of the smallest validation loss, or of the best score of captions.
+
+    Raises InputError if the history does not tell which score is best."""
+    path = Path(folder) / "history.json"
+    history = read_json(path)
+    mode = history.get("settings", {}).get("mode")
+    if mode not in ("min", "max"):
+        raise InputError(path, f"has the mode {mode}; expected 'min' or 'max'", "Delete the folder and train again")
+    return {"min": min, "max": max}[mode](history["epochs"], key=lambda epoch: epoch["score"])
 
 
 def best_validation_loss(
     folder: Path,  # of one training
 ) -> float:
-    "Return the validation loss of the epoch whose weights were kept, nats a word."
-    epoch = best_epoch(folder)
-    return epoch.get("val_loss", epoch["score"])
+    "Return the validation loss of the epoch whose weights were kept, nats a word. Raises InputError as `best_epoch`."
+    return best_epoch(folder)["val_loss"]
 
 # %% ../../nbs/reproduce/seed_tables.ipynb #9ab6c080
 def compare_losses(
@@ -83,16 +88,12 @@ def compare_losses(
         rows[f"{name} − {other_name}"] = {
             "nats per word": f"{sum(differences) / len(differences):+.3f}",
             "95% interval over seeds": f"[{interval.low:+.3f}, {interval.high:+.3f}]" if interval else "",
-            "first loss": _sign(interval) if interval else "",
+            "first loss": _COMPARED[verdict(interval)] if interval else "",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _sign(difference: Interval) -> str:
-    "Return whether a difference is 'lower' or 'higher' than zero, or 'undecided'."
-    if difference.low <= 0 <= difference.high:
-        return "undecided"
-    return "lower" if difference.high < 0 else "higher"
+_COMPARED = {"holds": "higher", "does not hold": "lower", "undecided": "undecided"}  # by the verdict of "higher"
 
 # %% ../../nbs/reproduce/seed_tables.ipynb #5a39ad15
 def has_same_scores(

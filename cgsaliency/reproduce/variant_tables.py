@@ -12,8 +12,8 @@ import pandas as pd
 
 from ..evaluate.bootstrap import Interval
 from ..explain.excitation_rnn import VARIANTS
-from .claims import name_variant, statement_variant
-from .tables import compare_with_paper
+from .claims import name_variant, split_variant
+from .tables import add_measured, compare_with_paper
 
 # %% ../../nbs/reproduce/variant_tables.ipynb #83f71fcf
 def compare_variants(
@@ -24,7 +24,7 @@ def compare_variants(
 ) -> pd.DataFrame:  # the columns of `compare_with_paper`, and variant
     """Return the paper's rows with the measured values, one row for each variant of a method.
 
-    Raises InputError if the paper does not report a method or setting."""
+    Raises InputError if the paper does not report a method or setting, or reports one of `reference`."""
     variants = {(method, setting): [] for method, setting, _ in measured}
     for method, setting, variant in measured:
         variants[method, setting].append(variant)
@@ -39,15 +39,9 @@ def compare_variants(
         ]
         table_rows.append(compared[has_variant])
     merged = pd.concat(table_rows).sort_index(kind="stable")
-    added = [_reference_row(merged.iloc[0], *key, interval) for key, interval in (reference or {}).items()]
-    return pd.concat([merged, pd.DataFrame(added, columns=merged.columns).astype({"n": "Int64"})], ignore_index=True)
-
-
-def _reference_row(first: pd.Series, method: str, setting: str, interval: Interval) -> dict:
-    "Return a row for a method that the paper does not report."
-    bounds = {"value": float("nan"), "here": interval.mean, "low": interval.low, "high": interval.high}
-    names = {"method": method, "setting": setting, "note": "not in the paper", "variant": ""}
-    return {name: first[name] for name in ("paper", "table", "metric")} | names | bounds | {"n": interval.n}
+    reference = reference or {}
+    row_variants = [*merged.variant, *[""] * len(reference)]
+    return add_measured(merged.drop(columns="variant"), reference, "not in the paper").assign(variant=row_variants)
 
 # %% ../../nbs/reproduce/variant_tables.ipynb #a6267d92
 def format_variants(
@@ -108,8 +102,7 @@ def format_variant_claims(
     "Format parts of claims for display, with both variants in one row."
     lines = {}
     for part in claims.itertuples():
-        named = statement_variant(part.statement)
-        statement = part.statement.removesuffix(f" (variant '{named}')")
+        statement, named = split_variant(part.statement)
         line = lines.setdefault((part.claim, statement), {})
         bounds = "" if pd.isna(part.low) else f" [{part.low:.{digits}f}, {part.high:.{digits}f}]"
         for variant in [named] if named else VARIANTS:

@@ -31,7 +31,7 @@ def plot_regions(
     boxes: Sequence[Sequence[float]] = (),  # (x0, y0, x1, y1), image pixels
     color: str = "tab:orange",
     line_scale: float = 1.0,  # scale of line widths; < 1 for small images
-    max_weight: float | None = None,  # weight of the thickest line; by default the largest of `weights`
+    max_weight: float | None = None,  # weight from which lines are thickest; by default the largest of `weights`
 ) -> Axes:
     """Plot the gray image with the regions of largest weight; line widths are in proportion to them (aoa, figure 5).
 
@@ -49,7 +49,7 @@ def plot_regions(
     are_equal = weights.amax() == weights.amin() and len(weights) > top_k
     strongest = [] if are_equal else weights.argsort(descending=True, stable=True)[:top_k].tolist()
     for region in reversed(strongest):  # the strongest last, so that it is on top
-        share = float(weights[region] / (max_weight or weights.max()))
+        share = min(float(weights[region] / (weights.max() if max_weight is None else max_weight)), 1.0)
         if share > 0:
             _draw_region(ax, corners[region], share, color, line_scale)
     if title is not None:

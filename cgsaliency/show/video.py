@@ -10,7 +10,6 @@ __all__ = ['PALETTE', 'OVERLAY_ALPHAS', 'frame_weights', 'linear_frame_weights',
 from collections.abc import Callable, Collection, Sequence
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.gridspec import GridSpec
@@ -19,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..core.explanation import Explanation
+from ..core.explanation import Explanation, unit_range
 from ..data.media import uniform_indices
 from .heatmap import plot_image, plot_map
 
@@ -37,9 +36,7 @@ def linear_frame_weights(
 ) -> Tensor:
     """Return each frame's evidence, summed over its cells and linearly mapped to [0, 1] for each target (K × T);
     zeros if it is the same in all frames (cgvs, Eq. 8 and figure 5)."""
-    evidence = explanation.frame_evidence()
-    low, high = evidence.amin(1, keepdim=True), evidence.amax(1, keepdim=True)
-    return torch.where(high > low, (evidence - low) / (high - low).clamp_min(torch.finfo(evidence.dtype).tiny), 0.0)
+    return unit_range(explanation.frame_evidence())
 
 
 def top_frames(

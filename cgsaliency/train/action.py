@@ -12,21 +12,34 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from ..core.io import atomic_write, write_json
+from ..core.io import write_json
 from ..core.protocols import eval_mode
 from ..core.records import ActionInterval, Sample
 from ..core.runtime import device_of, maybe_compile, to_device
 from ..features.cache import CachedFeatures
 from ..features.frame_extractor import normalize_images
 from ..features.video_features import CachedVideo, VideoFeatures, load_frame_features
+from ..features.weights import write_weights
 from ..models.cnn_lstm import ActionLSTM
 from .loop import TrainConfig, train
 
 # %% ../../nbs/train/action.ipynb #127c503a
+def _frame_loss(
+    scores: Tensor,  # B × T × classes
+    labels: Tensor,  # index of the class of each clip, B
+) -> Tensor:
+    "Return the mean cross-entropy over the frames of clips; each frame has the clip's class."
+    return F.cross_entropy(scores.flatten(0, 1), labels.repeat_interleave(scores.shape[1]))
+
+
+def _clip_settings(classes: Sequence[str], model_kwargs: dict, clip_length: int, settings: dict | None) -> dict:
+    "Return what decides the result of a training on clips, besides its configuration; the caller's settings win."
+    return {"model_kwargs": model_kwargs, "classes": list(classes), "clip_length": clip_length, **(settings or {})}
+
+
 def train_action_lstm(
     folder: Path,  # of the training; an interrupted one is resumed
     classes: Sequence[str],
@@ -57,29 +70,49 @@ def train_action_lstm(
 
     def loss(model: ActionLSTM, batch: tuple[Tensor, Tensor]) -> Tensor:
         features, clip_labels = batch
-        return F.cross_entropy(model.scores(features).flatten(0, 1), clip_labels.repeat_interleave(clip_length))
+        return _frame_loss(model.scores(features), clip_labels)
 
+    settings = _clip_settings(classes, model_kwargs, clip_length, settings)
+    mode = "min" if validate is None else "max"
     history = train(
-        model,
-        loss,
-        len(videos),
-        folder,
-        config,
-        validate,
-        mode="min" if validate is None else "max",
-        make_batch=make_batch,
-        settings={
-            "model_kwargs": model_kwargs,
-            "classes": list(classes),
-            "clip_length": clip_length,
-            **(settings or {}),
-        },
-        progress=progress,
+        model, loss, len(videos), folder, config, validate, mode, make_batch, settings=settings, progress=progress
     )
     write_json(Path(folder) / "action_lstm.json", {"classes": list(classes), **model_kwargs})
     return model.eval(), history
 
 # %% ../../nbs/train/action.ipynb #30be35ed
+def _check_crop_size(images: Tensor | CachedFeatures, crop_size: int) -> None:
+    "Raise InputError for crops larger than the frames."
+    if crop_size > min(images.shape[2:]):
+        raise InputError(
+            "crop size",
+            f"is {crop_size}; frames have {images.shape[2]} × {images.shape[3]} pixels",
+            "Give larger frames or a smaller size",
+        )
+
+
+def _random_corners(
+    images: Tensor | CachedFeatures, count: int, crop_size: int, generator: torch.Generator
+) -> tuple[list[tuple[int, int]], Tensor]:
+    "Draw the corner (top, left) of each crop, and which of the crops are mirrored, as booleans."
+    tops, lefts = (
+        torch.randint(side - crop_size + 1, (count,), generator=generator).tolist() for side in images.shape[2:]
+    )
+    is_mirrored = torch.rand(count, generator=generator) < 0.5
+    return list(zip(tops, lefts, strict=True)), is_mirrored
+
+
+def _normalized(batch: Tensor, is_mirrored: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    "Return bytes as the inputs of the network; some items of the batch are mirrored."
+    inputs = normalize_images(batch, mean, std)
+    return torch.where(is_mirrored.view(-1, *(1,) * (inputs.ndim - 1)), inputs.flip(-1), inputs)
+
+
+def _crop_settings(crop_size: int, mean: Sequence[float], std: Sequence[float], settings: dict | None) -> dict:
+    "Return the settings with those of the crops; the caller's settings win."
+    return {"crop_size": crop_size, "mean": list(mean), "std": list(std), **(settings or {})}
+
+
 def train_frame_cnn(
     network: nn.Module,  # trained in place, on the best device
     folder: Path,  # of the training; an interrupted one is resumed
@@ -97,30 +130,20 @@ def train_frame_cnn(
     2015).
 
     Raises InputError for crops larger than the frames, and as `train`."""
-    if crop_size > min(images.shape[2:]):
-        raise InputError(
-            "crop size",
-            f"is {crop_size}; frames have {images.shape[2]} × {images.shape[3]} pixels",
-            "Give larger frames or a smaller size",
-        )
+    _check_crop_size(images, crop_size)
     maybe_compile(network)
 
     def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        tops, lefts = (
-            torch.randint(side - crop_size + 1, (len(indices),), generator=generator).tolist()
-            for side in images.shape[2:]
-        )
+        corners, is_mirrored = _random_corners(images, len(indices), crop_size, generator)
         crops = [
             image[:, top : top + crop_size, left : left + crop_size]
-            for image, top, left in zip(images[indices], tops, lefts, strict=True)
+            for image, (top, left) in zip(images[indices], corners, strict=True)
         ]
-        is_mirrored = torch.rand(len(crops), generator=generator) < 0.5
         return torch.stack(crops), is_mirrored, labels[indices]
 
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         crops, is_mirrored, crop_labels = batch
-        inputs = normalize_images(crops, mean, std)
-        inputs = torch.where(is_mirrored[:, None, None, None], inputs.flip(3), inputs)
+        inputs = _normalized(crops, is_mirrored, mean, std)
         return F.cross_entropy(network(inputs.contiguous(memory_format=torch.channels_last)), crop_labels)
 
     return train(
@@ -132,7 +155,7 @@ def train_frame_cnn(
         validate,
         mode="min" if validate is None else "max",
         make_batch=make_batch,
-        settings=settings,
+        settings=_crop_settings(crop_size, mean, std, settings),
         progress=progress,
     )
 
@@ -171,7 +194,7 @@ def train_cnn_lstm(
     images: Tensor | CachedFeatures,  # frames of all clips, one clip after the other, bytes
     labels: Tensor,  # index of the class of each clip
     clip_length: int,  # frames
-    crop_size: int,  # side of the crops
+    crop_size: int,  # side of the crops, ≤ the sides of the frames
     config: TrainConfig = TrainConfig(),
     validate: Callable[[CNNLSTM], float] | None = None,  # as for `train_action_lstm`
     mean: Sequence[float] = (0.5,) * 3,  # of the channels in [0, 1], subtracted
@@ -181,29 +204,25 @@ def train_cnn_lstm(
 ) -> tuple[CNNLSTM, list[dict]]:
     """Fine-tune a frame CNN together with a new LSTM; return both, and the losses of each epoch (ebr, section 5.1).
 
-    The CNN is written to `cnn.safetensors`, the LSTM to `lstm`. Raises InputError as `train`."""
+    The CNN is written to `cnn.safetensors`, the LSTM to `lstm`. Raises InputError as `train_frame_cnn`."""
+    _check_crop_size(images, crop_size)
     torch.manual_seed(config.seed)
     feature_dim = network.classifier[-1].in_features
     model = CNNLSTM(network, ActionLSTM(classes, feature_dim=feature_dim, **model_kwargs))
 
     def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        top, left = (
-            torch.randint(side - crop_size + 1, (len(indices),), generator=generator).tolist()
-            for side in images.shape[2:]
-        )
+        corners, is_mirrored = _random_corners(images, len(indices), crop_size, generator)
         clips = [
-            images[clip_length * k : clip_length * (k + 1)][:, :, y : y + crop_size, x : x + crop_size]
-            for k, y, x in zip(indices.tolist(), top, left, strict=True)
+            images[clip_length * k : clip_length * (k + 1)][:, :, top : top + crop_size, left : left + crop_size]
+            for k, (top, left) in zip(indices.tolist(), corners, strict=True)
         ]
-        is_mirrored = torch.rand(len(clips), generator=generator) < 0.5
         return torch.stack(clips), is_mirrored, labels[indices]
 
     def loss(model: CNNLSTM, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         clips, is_mirrored, clip_labels = batch
-        inputs = normalize_images(clips, mean, std)
-        inputs = torch.where(is_mirrored[:, None, None, None, None], inputs.flip(4), inputs)
-        return F.cross_entropy(model.scores(inputs).flatten(0, 1), clip_labels.repeat_interleave(clip_length))
+        return _frame_loss(model.scores(_normalized(clips, is_mirrored, mean, std)), clip_labels)
 
+    settings = _crop_settings(crop_size, mean, std, _clip_settings(classes, model_kwargs, clip_length, settings))
     history = train(
         model,
         loss,
@@ -213,19 +232,13 @@ def train_cnn_lstm(
         validate,
         mode="min" if validate is None else "max",
         make_batch=make_batch,
-        settings={
-            "model_kwargs": model_kwargs,
-            "classes": list(classes),
-            "clip_length": clip_length,
-            **(settings or {}),
-        },
-        progress=progress,
+        settings=settings,
         multipliers=MULTIPLIERS,
+        progress=progress,
     )
     model.requires_grad_(True)
     for part, path in ((model.network, "cnn.safetensors"), (model.lstm, "lstm/best.safetensors")):
-        with atomic_write(Path(folder) / path) as part_path:
-            save_file({name: value.cpu().contiguous() for name, value in part.state_dict().items()}, part_path)
+        write_weights(Path(folder) / path, part.state_dict())
     description = {"classes": list(classes), "feature_dim": feature_dim, **model_kwargs}
     write_json(Path(folder) / "lstm/action_lstm.json", description)
     return model.eval(), history
@@ -235,8 +248,8 @@ def clip_predictions(
     model: CNNLSTM,
     images: Tensor | CachedFeatures,  # as for `train_cnn_lstm`, but of the size of the network's input
     clip_length: int,  # frames
-    mean: Sequence[float] = (0.5,) * 3,
-    std: Sequence[float] = (0.5,) * 3,
+    mean: Sequence[float] = (0.5,) * 3,  # of the channels in [0, 1], subtracted
+    std: Sequence[float] = (0.5,) * 3,  # of the channels, divided by
     batch_size: int = 4,  # clips in one pass
 ) -> Tensor:  # index of the class of each clip, on the CPU
     "Predict the class of each clip: that with the highest mean probability over its frames."

@@ -8,7 +8,7 @@ __all__ = ['RegionDataset', 'CaptionDecoding', 'CaptionValidation', 'train_regio
            'term_spread']
 
 # %% ../../nbs/train/areas.ipynb #dfb9cb8d
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -27,18 +27,13 @@ from ..core.regions import QuadRegions
 from ..core.runtime import default_device, device_of, to_device
 from ..data.vocabulary import Vocabulary
 from ..features.backbone import BACKBONES
-from ..features.proposals import ProposalCache
+from ..features.proposals import ProposalCache, valid_boxes
 from ..features.region_encoder import RegionEncoder
-from cgsaliency.features.region_inputs import (
-    LazyBoxes,
-    RandomFlips,
-    RegionInputs,
-    cache_feature_maps,
-)
+from ..features.region_inputs import LazyBoxes, RandomFlips, RegionInputs, cache_feature_maps
 from ..features.weights import load_weights, read_weights, weights_digest, write_weights_reference
 from ..models.areas_of_attention import WithImageVector
 from ..models.base import count_words
-from ..models.region_captioner import RegionCaptioner, region_captioning_loss, valid_boxes
+from ..models.region_captioner import RegionCaptioner, region_captioning_loss
 from .captioner import encode_captions, generate_captions, train_captioner
 from .loop import TrainConfig
 
@@ -90,7 +85,7 @@ def train_region_captioner(
     Each epoch has the training loss `loss`, the validation loss `val_loss`, and `score`, by which the best is chosen.
     Raises InputError as `train_captioner`, and for weights that lack more than the layers of spatial transformers."""
     region_type = encoder_kwargs.get("region_type", "grid")
-    train_inputs, captions = train_data.inputs.best_boxes(num_boxes), train_data.captions
+    train_inputs, captions = train_data.inputs.with_num_boxes(num_boxes), train_data.captions
     model_inputs = train_inputs.model_inputs(region_type)
     settings = {
         "inputs": [sha256_digest(list(train_inputs.ids)), list(train_inputs.inputs.shape)],
@@ -136,11 +131,17 @@ def _initialize(model: RegionCaptioner, init_weights: dict[str, Tensor], finetun
         load_weights(model, new_layers | init_weights)
     else:
         encoder.load(init_weights)
-        with torch.no_grad(), eval_mode(model):
-            first = tuple(_to_float(part[: min(len(part), _NUM_SCALE_IMAGES)]) for part in inputs)
-            features, _, image_vectors = encoder.encode_regions(*model.feature_maps(*first))
-        model.decoder.set_scales(features, image_vectors, valid_boxes(first[1]) if len(first) > 1 else None)
+        if model.decoder.parameterization == "paper":
+            _set_scales(model, inputs)
     encoder.set_finetuned(finetune_cnn)
+
+
+def _set_scales(model: RegionCaptioner, inputs: tuple) -> None:
+    "Set the constants of the decoder by the first training images."
+    with torch.no_grad(), eval_mode(model):
+        first = tuple(_to_float(part[:_NUM_SCALE_IMAGES]) for part in inputs)
+        features, _, image_vectors = model.region_encoder.encode_regions(*model.feature_maps(*first))
+    model.decoder.set_scales(features, image_vectors, valid_boxes(first[1]) if len(first) > 1 else None)
 
 
 def _to_float(values: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ def _validate(
     model: RegionCaptioner, data: RegionDataset, num_boxes: int, validation: CaptionValidation | None
 ) -> dict[str, float]:
     "Return the validation loss, the score of the captions if one is given, and that of the two which decides."
-    loss = region_validation_loss(model, RegionDataset(data.inputs.best_boxes(num_boxes), data.captions))
+    loss = region_validation_loss(model, RegionDataset(data.inputs.with_num_boxes(num_boxes), data.captions))
     if validation is None:
         return {"score": loss, "val_loss": loss}
     score = validation.score(generate_region_captions(model, data.inputs, **vars(validation.decoding)))
@@ -167,6 +168,16 @@ def _unused_layers(network: str) -> tuple[str, ...]:
     return tuple(f"classifier.{k}." for k in range(classifier_end, 20))
 
 
+def _batches(
+    model: RegionCaptioner, data: RegionDataset, batch_size: int
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    "Yield the inputs of the model, on its device, and the captions on the CPU."
+    inputs, device = data.inputs.model_inputs(model.region_encoder.region_type), device_of(model)
+    batches = zip(*(part.split(batch_size) for part in inputs), strict=True)
+    for batch, captions in zip(batches, data.captions.split(batch_size), strict=True):
+        yield tuple(map(_to_float, to_device(batch, device))), captions
+
+
 @torch.no_grad()
 def region_validation_loss(
     model: RegionCaptioner,
@@ -174,12 +185,9 @@ def region_validation_loss(
     batch_size: int = 50,  # images in one pass
 ) -> float:
     "Return the mean loss of the captions' words and ends, nats a word."
-    losses, counts, device = [], [], device_of(model)
-    inputs = data.inputs.model_inputs(model.region_encoder.region_type)
+    losses, counts = [], []
     with eval_mode(model):
-        batches = zip(*(part.split(batch_size) for part in inputs), strict=True)
-        for batch, targets in zip(batches, data.captions.split(batch_size), strict=True):
-            features, *others = map(_to_float, to_device(batch, device))
+        for (features, *others), targets in _batches(model, data, batch_size):
             counts.append(count_words(HostTensor(targets)))
             losses.append(region_captioning_loss(model, (features, HostTensor(targets), *others)))
     return sum(loss * count for loss, count in zip(torch.stack(losses).tolist(), counts, strict=True)) / sum(counts)
@@ -205,7 +213,7 @@ def generate_region_captions(
         with torch.no_grad(), eval_mode(model):
             return model.feature_maps(first, *others)
 
-    model_inputs = inputs.best_boxes(num_boxes).model_inputs(model.region_encoder.region_type)
+    model_inputs = inputs.with_num_boxes(num_boxes).model_inputs(model.region_encoder.region_type)
     if len(model_inputs) > 1:
         batch_size = max(min(batch_size, _REGIONS_PER_BATCH // model_inputs[1].shape[1]), 1)
     with model.with_stride(stride):
@@ -275,7 +283,8 @@ class ComparisonData:
         init_weights: dict[str, Tensor] | None = None,
         finetune_cnn: bool = False,  # whether the CNNs are trained
         beam_size: int = 3,  # of the captions of test images
-        # by region type, the stride or num_boxes of `CaptionDecoding` at test time; those of training by default
+        # by region type, the stride or num_boxes of `CaptionDecoding` at test time; by default the stride of the
+        # encoder, and all proposals
         test_regions: dict[str, dict[str, int]] | None = None,
         validation_metric: str = "loss",  # or the name of the score, such as 'CIDEr-D'
         # of generated captions of the validation images, by id, if the metric is not the loss; the highest is best
@@ -379,14 +388,14 @@ def term_spread(
     model: RegionCaptioner,
     data: RegionDataset,  # of validation images, for example
     batch_size: int = 50,  # images in one pass
+    num_boxes: int | None = 50,  # best proposals of an image; None for all
 ) -> pd.DataFrame:  # record, term (a name in `SCORE_TERMS`), std and range over regions, nats
     "Measure how much the terms of the score differ between regions, one row for each image and term (aoa, Eq. 5)."
     device, spreads = device_of(model), {}
-    inputs = data.inputs.best_boxes(50).model_inputs(model.region_encoder.region_type)
+    data = RegionDataset(data.inputs.with_num_boxes(num_boxes), data.captions)
     with eval_mode(model):
-        batches = zip(*(part.split(batch_size) for part in inputs), data.captions.split(batch_size), strict=True)
-        for *batch, targets in batches:
-            state = model.init_state(*model.feature_maps(*map(_to_float, to_device(tuple(batch), device))))
+        for batch, targets in _batches(model, data, batch_size):
+            state = model.init_state(*model.feature_maps(*batch))
             is_word = to_device(targets >= 0, device)
             scores_by_term = model.decoder.term_scores(state, to_device(targets.clamp(min=0), device))
             for term, scores in scores_by_term.items():

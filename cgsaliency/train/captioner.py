@@ -20,7 +20,7 @@ from ..core.protocols import eval_mode
 from ..core.records import Sample
 from ..core.runtime import device_of, to_device
 from ..data.vocabulary import Vocabulary, save_vocabulary
-from ..features.cache import LazyTensor
+from ..features.cache import LazyTensor, draw_values, values_key
 from ..models.base import CaptionerBase, captioning_loss, count_words
 from ..models.decode import beam_search
 from .loop import TrainConfig, train
@@ -116,12 +116,8 @@ def train_captioner(
     max_length = max(int((captions >= 0).sum(-1).max()), 1)
     targets = captions[..., :max_length]
 
-    def read(values: Any, indices: Tensor, generator: torch.Generator) -> Any:
-        return values.draw(indices.tolist(), generator) if isinstance(values, LazyTensor) else values[indices]
-
     def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
-        inputs = (read(values, indices, generator) for values in (features, *extra_inputs))
-        first, *others = inputs
+        first, *others = (draw_values(values, indices, generator) for values in (features, *extra_inputs))
         return first, HostTensor(targets[indices]), *others
 
     def float32_loss(model: CaptionerBase, batch: tuple[Any, ...]) -> Tensor:
@@ -135,10 +131,7 @@ def train_captioner(
         **(settings or {}),
     }
     if extra_inputs:
-        settings["extra_inputs"] = [
-            values.key if isinstance(values, LazyTensor) else sha256_digest(values.numpy().tobytes())
-            for values in extra_inputs
-        ]
+        settings["extra_inputs"] = [values_key(values) for values in extra_inputs]
     history = train(
         model,
         float32_loss,

@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 from ..core.errors import InputError
 from ..core.io import atomic_write, read_json, sha256_digest, write_json
 from ..core.prefetch import batches_on
-from ..core.runtime import default_device, device_of, mixed_precision
-from ..features.weights import load_weights, read_weights
+from ..core.runtime import default_device, device_of, mixed_precision, weights_precision
+from ..features.weights import load_weights, read_weights, write_weights
 
 # %% ../../nbs/train/loop.ipynb #cdc5334e
 @dataclass(frozen=True)
@@ -234,6 +234,8 @@ def all_settings(
 
     Raises InputError for a setting that contradicts the configuration."""
     loop_settings = {"num_samples": num_samples, "mode": mode, **vars(config)}
+    if weights_precision() != "float32":
+        loop_settings["weights_precision"] = weights_precision()
     if num_processes > 1:
         loop_settings["num_processes"] = num_processes
     for name, value in settings.items():
@@ -350,20 +352,29 @@ def _end_epoch(
     with torch.no_grad():
         values = mean_loss if validate is None else validate(model)
     values = values if isinstance(values, dict) else {"score": values}
-    values = {name: float(value) for name, value in values.items()}
-    score = values["score"]
     set_rng_states(rng_states)  # the validation may use random numbers, without effect on the training
-    if not math.isfinite(score):
-        raise InputError(
-            folder,
-            f"the score is {score} after epoch {state['epoch']}",
-            "Correct the score, or lower the learning rate; the last checkpoint is complete",
-        )
+    values = _checked_values(folder, values, state["epoch"])
+    score = values["score"]
     sign = {"min": -1, "max": 1}[state["settings"]["mode"]]
     is_best = all(sign * score > sign * past["score"] for past in state["history"])
     state["history"].append({"epoch": state["epoch"], "loss": mean_loss, **values})
     state.update(epoch=state["epoch"] + 1, step=0, total=0.0)
     return is_best
+
+
+def _checked_values(folder: Path, values: dict[str, float], epoch: int) -> dict[str, float]:
+    "Return the numbers of a validation. Raises InputError for one that is not finite, and for names of the history."
+    values = {name: float(value) for name, value in values.items()}
+    for name, value in values.items():
+        if name in ("epoch", "loss"):
+            raise InputError("validation", f"has a number with the name '{name}' of the history", "Choose another name")
+        if not math.isfinite(value):
+            raise InputError(
+                folder,
+                f"the {name} is {value} after epoch {epoch}",
+                f"Correct the {name}, or lower the learning rate; the last checkpoint is complete",
+            )
+    return values
 
 
 def _write_history(folder: Path, state: dict) -> None:
@@ -430,7 +441,7 @@ def _save_epoch(
     frozen_prefixes: Sequence[str] = (),
 ) -> None:
     if is_best:
-        _save(folder / "best.safetensors", trained_state(model, frozen_prefixes))
+        write_weights(folder / "best.safetensors", trained_state(model, frozen_prefixes))
     save_checkpoint(folder / "checkpoint.safetensors", model, optimizer, state, frozen_prefixes)
     _write_history(folder, state)
 

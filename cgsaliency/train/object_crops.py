@@ -40,6 +40,24 @@ def iter_objects(
             yield index, ((y0 + y1) / 2, (x0 + x1) / 2), sorted(token_ids)
 
 # %% ../../nbs/train/object_crops.ipynb #e0c0e6bc
+def _padded_images(
+    samples: Sequence[Sample],
+    image_size: int,  # side of the images, pixels
+    padding: int,  # width of the border, pixels
+    mean: Sequence[float],  # of the channels, subtracted
+    std: Sequence[float],  # of the channels, divided by
+    progress: bool = False,
+) -> Tensor:  # N × 3 × side × side, float16
+    "Return the normalized images with a border of zeros, which is the mean color."
+    side, inner = image_size + 2 * padding, slice(padding, padding + image_size)
+    images = torch.zeros(len(samples), 3, side, side, dtype=torch.float16)
+    mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    for index, sample in enumerate(tqdm(samples, desc="images", disable=not progress)):
+        view = ImageCrop.full(sample.width, sample.height, image_size)
+        images[index, :, inner, inner] = (to_input(read_image(sample.path), view) - mean) / std
+    return images
+
+
 class ObjectCrops:
     "Crops around objects, and the words of each, for training."
 
@@ -56,13 +74,7 @@ class ObjectCrops:
     ):
         self.objects = list(iter_objects(samples, vocabulary, image_size))
         self.image_size, self.crop_size, self.max_shift = image_size, crop_size, max_shift
-        # zero is the mean color
-        self.images = torch.zeros(len(samples), 3, image_size + crop_size, image_size + crop_size, dtype=torch.float16)
-        inner = slice(crop_size // 2, crop_size // 2 + image_size)
-        mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
-        for index, sample in enumerate(tqdm(samples, desc="object crops", disable=not progress)):
-            view = ImageCrop.full(sample.width, sample.height, image_size)
-            self.images[index, :, inner, inner] = (to_input(read_image(sample.path), view) - mean) / std
+        self.images = _padded_images(samples, image_size, crop_size // 2, mean, std, progress)
         self.labels = torch.zeros(len(self.objects), len(vocabulary))
         for row, (_, _, token_ids) in enumerate(self.objects):
             self.labels[row, token_ids] = 1.0
@@ -99,15 +111,9 @@ class SceneImages:
         max_shift: int = 8,  # largest vertical and horizontal shift, pixels
     ):
         self.image_size, self.max_shift = image_size, max_shift
-        side = image_size + 2 * max_shift
-        # zero is the mean color
-        self.images = torch.zeros(len(samples), 3, side, side, dtype=torch.float16)
-        inner = slice(max_shift, max_shift + image_size)
-        mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        self.images = _padded_images(samples, image_size, max_shift, mean, std)
         self.labels = torch.zeros(len(samples), len(vocabulary))
         for index, sample in enumerate(samples):
-            view = ImageCrop.full(sample.width, sample.height, image_size)
-            self.images[index, :, inner, inner] = (to_input(read_image(sample.path), view) - mean) / std
             for caption in sample.captions:
                 self.labels[index, vocabulary.encode(list(caption.tokens))[0]] = 1.0
 
@@ -134,6 +140,7 @@ def train_object_classifier(
     folder: Path,  # of the training; an interrupted one is resumed
     config: TrainConfig,
     settings: dict,  # what else decides the result
+    progress: bool = False,  # whether a progress bar is shown
 ) -> list[float]:  # the loss of each epoch
     """Train a network to recognize the words of each crop or scene, with binary cross-entropy.
 
@@ -147,5 +154,6 @@ def train_object_classifier(
         config,
         make_batch=crops.batch,
         settings=settings,
+        progress=progress,
     )
     return [epoch["loss"] for epoch in history]

@@ -5,7 +5,15 @@ import torch
 
 from cgsaliency.data.flickr30k import load_flickr30k
 from cgsaliency.features.region_encoder import RegionEncoder
-from cgsaliency.features.region_inputs import MirroredBoxes, RandomFlips, RegionInputs, cache_feature_maps, region_views
+from cgsaliency.features.region_inputs import (
+    LazyImages,
+    MirroredBoxes,
+    RandomBoxes,
+    RandomFlips,
+    RegionInputs,
+    cache_feature_maps,
+    region_views,
+)
 
 NETWORK = "toyvgg"
 
@@ -52,6 +60,23 @@ def test_about_half_of_the_images_are_flipped_in_a_step():
     assert (flips[:] == 0).all() and flips.key != RandomFlips(values, values + 2).key
 
 
+def test_flips_of_random_boxes_are_random_samples():
+    values = torch.arange(4.0 * 30).view(1, 30, 4).repeat(5, 1, 1).cumsum(-1)
+    flips = RandomFlips(RandomBoxes(values, 3), RandomBoxes(values + 0.5, 3))
+    drawn = [flips.draw(range(5), torch.Generator().manual_seed(seed)) for seed in range(4)]
+    assert {tuple(boxes.shape) for boxes in drawn} == {(5, 3, 4)}
+    assert any(not torch.equal(boxes.floor(), values[:, :3]) for boxes in drawn)  # not the best three
+    assert torch.equal(flips[:], values[:, :3])
+
+
+def test_images_have_a_key(samples):
+    keys = [
+        LazyImages(part, NETWORK, is_mirrored).key for part in (samples, samples[:2]) for is_mirrored in (False, True)
+    ]
+    assert len(set(keys)) == 4 and LazyImages(samples, NETWORK).key == keys[0]
+    assert RandomFlips(*(LazyImages(samples, NETWORK, is_mirrored) for is_mirrored in (False, True))).key not in keys
+
+
 def test_all_inputs_of_a_step_flip_the_same_images(samples, boxes, tmp_path):
     torch.manual_seed(0)
     encoder = RegionEncoder(NETWORK, "proposals", num_classes=4)
@@ -61,7 +86,7 @@ def test_all_inputs_of_a_step_flip_the_same_images(samples, boxes, tmp_path):
     flipped_images = set()
     for seed in range(6):
         generator = torch.Generator().manual_seed(seed)
-        parts = inputs.with_random_flips(mirrored).best_boxes(2).model_inputs("proposals")
+        parts = inputs.with_random_flips(mirrored).with_num_boxes(2).model_inputs("proposals")
         drawn_maps, drawn_boxes, drawn_canvas_maps = (part.draw(range(6), generator) for part in parts)
         for k in range(6):
             is_flipped = torch.equal(drawn_maps[k], mirrored.inputs[[k]][0])

@@ -8,7 +8,7 @@ from cgsaliency.core.records import ActionInterval
 from cgsaliency.features.toy_cnn import ToyVGG
 from cgsaliency.features.video_features import VideoFeatures, load_frame_features, save_video_features
 from cgsaliency.models.cnn_lstm import load_action_lstm
-from cgsaliency.train.action import CNNLSTM, clip_predictions, labeled_segments, train_cnn_lstm
+from cgsaliency.train.action import CNNLSTM, clip_predictions, labeled_segments, train_cnn_lstm, train_frame_cnn
 from cgsaliency.train.loop import TrainConfig
 
 ACTIONS = {"fast": (ActionInterval("Diving", 2.0, 4.0),), "slow": (ActionInterval("Diving", 2.0, 4.0),)}
@@ -61,6 +61,29 @@ def test_a_finished_fine_tuning_is_loaded(clips, tmp_path):
     with pytest.raises(InputError, match="frames=3 instead of 4"):
         finetune(tmp_path / "other", clips, settings={"frames": 3})
         finetune(tmp_path / "other", clips, settings={"frames": 4})
+
+
+def test_a_training_with_other_crops_is_not_resumed(clips, tmp_path):
+    finetune(tmp_path / "clips", clips)
+    for options in ({"mean": (0.4,) * 3}, {"std": (0.4,) * 3}):
+        with pytest.raises(InputError, match=f"{next(iter(options))}="):
+            finetune(tmp_path / "clips", clips, **options)
+    images, labels = clips[0], torch.arange(len(clips[0])) % 2
+    config = TrainConfig(epochs=1, batch_size=6)
+
+    def train_frames(crop_size):
+        network = ToyVGG(2, channels=16, hidden_dim=8)
+        return train_frame_cnn(network, tmp_path / "frames", images, labels, crop_size, config, progress=False)
+
+    train_frames(112)
+    with pytest.raises(InputError, match="crop_size=112 instead of 114"):
+        train_frames(114)
+
+
+def test_crops_larger_than_the_frames_are_refused(clips, tmp_path):
+    arguments = ToyVGG(2, channels=16, hidden_dim=8), tmp_path, ("a", "b"), {}, *clips, LENGTH
+    with pytest.raises(InputError, match="is 117; frames have 116 × 120 pixels"):
+        train_cnn_lstm(*arguments, 117)
 
 
 def test_clips_are_cropped_as_a_whole(clips, tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ def test_proposals_at_test_time_are_the_best_ones(training_data, tmp_path):
     for n in (1, 4):
         first = replace(inputs, boxes=inputs.boxes[:, :n])
         assert captions[n] == generate_region_captions(model, first, 2)
-        assert torch.equal(inputs.best_boxes(n).boxes[:], inputs.boxes[:, :n])
+        assert torch.equal(inputs.with_num_boxes(n).boxes[:], inputs.boxes[:, :n])
     assert captions[10] == captions[1000] == generate_region_captions(model, inputs, 2)
 
 

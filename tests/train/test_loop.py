@@ -487,6 +487,17 @@ def test_wrong_arguments_are_rejected(tmp_path):
     assert not (tmp_path / "none").exists() and not (tmp_path / "nan/best.safetensors").exists()
 
 
+def test_all_numbers_of_a_validation_are_checked(tmp_path):
+    "Each must be finite, and none may replace the epoch or the training loss in the history."
+    history = run_training(tmp_path / "right", validate=lambda model: {"score": 1, "val_loss": 2.0})
+    assert [(epoch["score"], epoch["val_loss"]) for epoch in history] == [(1.0, 2.0)] * len(history)
+    with pytest.raises(InputError, match="the val_loss is inf after epoch 0"):
+        run_training(tmp_path / "infinite", validate=lambda model: {"score": 1.0, "val_loss": torch.inf})
+    for name in ("epoch", "loss"):
+        with pytest.raises(InputError, match=f"the name '{name}' of the history"):
+            run_training(tmp_path / name, validate=lambda model, name=name: {"score": 1.0, name: 2.0})
+
+
 def test_fewer_samples_than_a_batch(tmp_path):
     def loss(model, indices):
         assert sorted(indices.tolist()) == [0, 1, 2]
