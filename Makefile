@@ -3,13 +3,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup installed hooks reproduce run-reproduce run-notebooks rehearse run-rehearse test check format pytest nbtest smoke readme notebooks graph docs sync lock clean
+.PHONY: help setup installed hooks reproduce run-reproduce weights run-weights run-notebooks rehearse run-rehearse
+.PHONY: test check format pytest nbtest smoke readme notebooks graph docs sync lock clean
 
 SCALE ?= toybox
 DATA ?=
 CORES ?= 2
 REPORTS ?= reports
 ARTIFACTS ?= artifacts
+WEIGHTS ?= weights
 ARGS ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -36,7 +38,7 @@ endef
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo; echo "make reproduce [SCALE=smoke|toybox|sample|paper|FILE.yaml] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [PROFILE=slurm|kubernetes|generic] [GPUS=number] [MEMORY=GiB] [ARGS='--dry-run']"
+	@echo; echo "make reproduce [SCALE=smoke|toybox|sample|paper|FILE.yaml] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [WEIGHTS=weights|none] [PROFILE=slurm|kubernetes|generic] [GPUS=number] [MEMORY=GiB] [ARGS='--dry-run']"
 
 setup:  ## create .venv from requirements.lock (all targets do so once)
 	@$(WITH_LOCK) .make/setup.lock $(MAKE) --no-print-directory -s installed
@@ -70,7 +72,7 @@ reproduce: setup  ## make all tables and figures, in reports/<scale>; resumes a 
 	@$(WITH_LOCK) .make/reproduce-$(notdir $(basename $(SCALE))).lock $(MAKE) --no-print-directory -s run-reproduce
 
 SNAKEMAKE = $(BIN)/python -m snakemake --nolock --rerun-incomplete --quiet host reason
-CONFIG = --config "scale=$(SCALE)" "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" $(if $(DATA),"data=$(DATA)")
+CONFIG = --config "scale=$(SCALE)" "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" "weights=$(WEIGHTS)" $(if $(DATA),"data=$(DATA)")
 
 # As many notebooks run in parallel as CORES, GPUs and memory allow; GPUS and MEMORY replace the detected values. On a
 # cluster the scheduler decides.
@@ -81,20 +83,30 @@ run-reproduce:
 	@$(if $(PROFILE),,$(BIN)/python -m cgsaliency.reproduce.notebook_server )$(MAKE) --no-print-directory -s run-notebooks
 
 run-notebooks:
-	@$(if $(PROFILE)$(ARGS),,$(SNAKEMAKE) --cores $(CORES) first $(RESOURCES) $(CONFIG))
 	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(RESOURCES)) $(CONFIG)
 
+# Sections that train run one after the other, each with its own number of cores, and as many at once as CORES allows.
+weights: setup  ## train the models whose weights are missing or do not fit, and put them into weights/; resumes a stopped run
+	@$(WITH_LOCK) .make/reproduce-$(notdir $(basename $(SCALE))).lock $(MAKE) --no-print-directory -s run-weights
+
+run-weights:
+	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(RESOURCES)) weights $(CONFIG) "put=$(if $(filter none,$(WEIGHTS)),weights,$(WEIGHTS))"
+
 # DATA is optional: data sets in it are linked, missing ones are synthetic.
-rehearse: setup  ## run all notebooks at the papers' sizes on a few synthetic items, without a GPU (36 minutes and 7 GiB on 2 cores); resumes a stopped run
+# It takes 36 minutes and 7 GiB on 2 cores.
+rehearse: setup  ## run all notebooks at the papers' sizes on a few synthetic items, without a GPU; resumes a stopped run
 	@$(WITH_LOCK) .make/rehearse.lock $(MAKE) --no-print-directory -s run-rehearse
 
 REHEARSAL ?= .make/rehearsal
 run-rehearse: export OMP_NUM_THREADS := 1
 run-rehearse:
 	@$(BIN)/python tools/rehearse.py draw $(REHEARSAL)/data $(if $(DATA),"$(DATA)")
-	@$(MAKE) --no-print-directory -s reproduce SCALE=rehearsal DATA=$(REHEARSAL)/data REPORTS=$(REHEARSAL)/reports ARTIFACTS=$(REHEARSAL)/artifacts MEMORY=$(or $(MEMORY),16) ARGS='--keep-going $(ARGS)' || \
-	  { echo "=== not all notebooks are complete; these failed:" >&2; find $(REHEARSAL)/reports -name '*.failed.ipynb' >&2; exit 1; }
-	@$(if $(findstring dry-run,$(ARGS)),,$(BIN)/python tools/rehearse.py record $(REHEARSAL)/reports/rehearsal $(REHEARSAL)/artifacts/rehearsal)
+	@$(MAKE) --no-print-directory -s reproduce SCALE=rehearsal DATA=$(REHEARSAL)/data REPORTS=$(REHEARSAL)/reports \
+	  ARTIFACTS=$(REHEARSAL)/artifacts MEMORY=$(or $(MEMORY),16) ARGS='--keep-going $(ARGS)' || \
+	  { echo "=== not all notebooks are complete; these failed:" >&2; \
+	    find $(REHEARSAL)/reports -name '*.failed.ipynb' >&2; exit 1; }
+	@$(if $(findstring dry-run,$(ARGS)),,$(BIN)/python tools/rehearse.py record \
+	  $(REHEARSAL)/reports/rehearsal $(REHEARSAL)/artifacts/rehearsal)
 
 test: setup  ## run the four targets below
 	$(call step,code names notebooks package and README agree,$(MAKE) --no-print-directory -s check)
@@ -122,11 +134,13 @@ pytest nbtest notebooks: export OMP_NUM_THREADS := 1
 pytest: setup  ## run the tests in tests/; PYTEST_ARGS='-m "not slow"' skips the slow ones
 	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS) tests
 
+# tests/app/test_cli.py executes start_here, with the reports of a run.
 nbtest: setup  ## run the tests in the notebooks
-	@$(BIN)/nbdev_test --n_workers $(WORKERS) --skip_file_glob start_here.ipynb   # tests/app/test_cli.py executes it, with the reports of a run
+	@$(BIN)/nbdev_test --n_workers $(WORKERS) --skip_file_glob start_here.ipynb
 
 smoke: setup  ## run the complete reproduction at the smallest scale
-	@$(WITH_LOCK) .make/smoke.lock $(SHELL) -c 'rm -rf .make/smoke && exec $(MAKE) --no-print-directory -s reproduce SCALE=smoke DATA= REPORTS=.make/smoke/reports ARTIFACTS=.make/smoke/artifacts'
+	@$(WITH_LOCK) .make/smoke.lock $(SHELL) -c 'rm -rf .make/smoke && exec $(MAKE) --no-print-directory -s reproduce \
+	  SCALE=smoke DATA= REPORTS=.make/smoke/reports ARTIFACTS=.make/smoke/artifacts'
 
 readme: setup  ## write README.md and its images from nbs/index.ipynb
 	@rm -f nbs/images/README_*
@@ -134,25 +148,30 @@ readme: setup  ## write README.md and its images from nbs/index.ipynb
 
 notebooks: setup  ## execute all library notebooks in place, clean them, export them
 	@$(BIN)/nbdev_export
-	@find nbs -name '*.ipynb' -not -path 'nbs/papers/*' -not -name start_here.ipynb -not -path '*/.ipynb_checkpoints/*' -print0 | sort -z | \
-	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN --ExecutePreprocessor.store_widget_state=False
+	@find nbs -name '*.ipynb' -not -path 'nbs/papers/*' -not -name start_here.ipynb \
+	  -not -path '*/.ipynb_checkpoints/*' -print0 | sort -z | \
+	  xargs -0 -n 1 -P $(WORKERS) $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
+	  --ExecutePreprocessor.store_widget_state=False
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
 
 graph: setup  ## draw the graph of the run for README.md (needs graphviz)
 	@$(BIN)/python tools/run_graph.py nbs/images/graph.svg
 
-docs: setup  ## build the site with all notebooks in _docs/html; the papers' notebooks are those of the last run of SCALE, if any
+# The papers' notebooks are those of the last run of SCALE, if any.
+docs: setup  ## build the site with all notebooks in _docs/html
 	@$(BIN)/python tools/build_site.py _docs $(wildcard $(REPORTS)/$(SCALE))
 	@$(BIN)/python tools/check_site.py _docs/html
 	@echo "=== open _docs/html/index.html"
 
-sync: setup  ## copy the outputs of a complete run into the papers' notebooks: of scale toybox, otherwise of scale sample
+# The outputs are those of scale toybox, otherwise of scale sample.
+sync: setup  ## copy the outputs of a complete run into the papers' notebooks
 	@$(BIN)/python -m cgsaliency.reproduce.sync_outputs $(REPORTS) toybox sample
 	@$(BIN)/nbdev_clean
 
 lock:  ## resolve requirements.in into requirements.lock (ARGS=--upgrade allows newer versions)
-	@test -x .make/uv/bin/uv || { $(PYTHON) -m venv --clear .make/uv && .make/uv/bin/python -m pip install --quiet uv==0.13.8; }
+	@test -x .make/uv/bin/uv || \
+	  { $(PYTHON) -m venv --clear .make/uv && .make/uv/bin/python -m pip install --quiet uv==0.13.8; }
 	@.make/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make lock" $(ARGS) requirements.in -o requirements.lock
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cgsaliency.core.errors import InputError
 from cgsaliency.reproduce.scale_config import SCALES, load_plan, load_scale, merge_settings, notebook_of, scale_path
+from cgsaliency.reproduce.trained_weights import PUT_VARIABLE, TRAININGS, WEIGHTS_VARIABLE, ShippedWeights
 
 SCALE = config.get("scale", "toybox")  # one of SCALES, or the path of a YAML file
 NAME = Path(SCALE).stem
@@ -25,6 +26,15 @@ if not SYNTHETIC and not Path(DATA or "nowhere").is_dir():
     reason = f" ('{DATA}' is not a folder)" if DATA else ""
     command = f"make reproduce SCALE={NAME} DATA=folder"
     raise WorkflowError(f"scale {NAME} needs the folder of the data sets: {command}{reason}")
+
+# What is trained is decided here, before anything runs: sections whose weights do not fit, or without weights.
+WEIGHTS = str(config.get("weights") or "weights")  # a folder, or `none`: everything is trained
+SHIPPED = ShippedWeights(
+    SCALE, Path(DATA), None if WEIGHTS == "none" else Path(WEIGHTS), Path(".make/data_digests.json")
+)
+TRAINED = [section for section in TRAININGS if SHIPPED.trains(section) and SHIPPED.refusal(section)]
+GROUPS = dict.fromkeys(name for section in TRAINED for name in TRAININGS[section].data)
+DRAWN = [name for name in GROUPS if f"synth_{name}" in SECTIONS]  # data sets whose training data are drawn
 
 
 @cache
@@ -99,19 +109,29 @@ PLAN = {
     ),
     "cgvs/figure2": dict(depends_on=f"{CAPTIONER} cgvs/captioners_video", figures=[""]),
     "cgvs/figure3": dict(depends_on=CAPTIONER, figures=[""]),
-    "cgvs/figure4": dict(depends_on=CAPTIONER, tables=TABLE, figures=["", "_common_scale"]),
+    "cgvs/figure4": dict(
+        depends_on=CAPTIONER, reads_rows="cgvs/table1", tables=TABLE, figures=["", "_common_scale"]
+    ),
     "cgvs/figure5": dict(
         depends_on=f"{BACKBONE} cgvs/captioners_video", figures=["", "b"], tables=[".gif", ".mp4", *ROWS]
     ),
     "cgvs/protocol": dict(depends_on="synth_flickr30k", tables=[".csv"]),
+    "cgvs/scan_order": dict(depends_on=CAPTIONER, writes_artifacts=True, tables=[".csv"], figures=[""]),
     "cgvs/error_analysis": dict(depends_on=CAPTIONER, tables=[".csv"], figures=[""]),
 
     "ebr/frame_cnn": dict(depends_on="synth_ucf101_thumos14", writes_artifacts=True, priority=4),
     "ebr/action_lstm": dict(depends_on="ebr/frame_cnn", writes_artifacts=True, tables=[".claims.csv"], priority=4),
     "ebr/table1": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=["", "_maps"], priority=1),
     "ebr/table2": dict(depends_on="ebr/action_lstm", tables=TABLE, figures=[""]),
-    "ebr/table3": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=[""]),
-    "ebr/table4": dict(depends_on="ebr/frame_cnn ebr/action_lstm", tables=TABLE, figures=[""]),
+    "ebr/table3": dict(
+        depends_on="ebr/frame_cnn ebr/action_lstm", tables=[*TABLE, ".scores.parquet"], figures=[""]
+    ),
+    "ebr/table4": dict(
+        depends_on="synth_ucf101_thumos14",
+        tables=TABLE,
+        figures=[""],
+        extra_inputs=[f"{REPORTS}/ebr/table3.scores.parquet"],
+    ),
     "ebr/figure1": dict(depends_on="ebr/frame_cnn ebr/action_lstm", figures=["a", "b"]),
     "ebr/figure2": dict(figures=[""]),
     "ebr/figure3": dict(figures=[""]),
@@ -144,7 +164,11 @@ PLAN = {
     "aoa/proposals": dict(depends_on="synth_coco", writes_artifacts=True, priority=5),
     "aoa/region_encoder": dict(depends_on="synth_flickr30k synth_coco", writes_artifacts=True, priority=5),
     "aoa/parameterizations": dict(
-        depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, tables=ROWS, figures=[""], priority=2
+        depends_on="synth_coco aoa/region_encoder aoa/train_terms",
+        writes_artifacts=True,
+        tables=ROWS,
+        figures=[""],
+        priority=2,
     ),
     "aoa/train_terms": dict(depends_on="synth_coco aoa/region_encoder", writes_artifacts=True, priority=5),
     "aoa/train_region_types": dict(
@@ -209,6 +233,7 @@ PLAN = {
         figures=[""],
         extra_inputs=[
             "cgsaliency/reproduce/data/paper_claims.csv",
+            "cgsaliency/reproduce/data/claim_causes.csv",
             *(f"{REPORTS}/{paper}/claims.csv" for paper in setting("claims", "papers")),
         ],
     ),
@@ -228,7 +253,22 @@ def inputs_of(section: str) -> list[str]:
         *(f"{ARTIFACTS}/{name}.json" for name in dependencies),
         *(f"{REPORTS}/{name}.rows.parquet" for name in tables),
         *plan.get("extra_inputs", ()),
+        *weights_of(section),
     ]
+
+
+def training_data_of(name: str) -> str:
+    "Return the file that is written when the training data of a group of data sets are drawn."
+    return f"{ARTIFACTS}/train_data/{name}.json"
+
+
+def weights_of(section: str) -> list[str]:
+    "Return the card of the weights that a section takes; if it trains, the files of its training data."
+    if section not in TRAININGS or not SHIPPED.trains(section):
+        return []
+    if section in TRAINED:
+        return [training_data_of(name) for name in TRAININGS[section].data if name in DRAWN]
+    return [str(SHIPPED.card_path(section))]
 
 
 def outputs_of(section: str) -> list[str]:
@@ -276,12 +316,17 @@ def gpus(section: str) -> int:
 def run(section: str) -> str:
     "Return the command that runs a section."
     # waiting threads release their core to other notebooks
+    put = str(config.get("put") or "")
+    variables = [f"{WEIGHTS_VARIABLE}={shlex.quote(WEIGHTS)}", *([f"{PUT_VARIABLE}={shlex.quote(put)}"] if put else [])]
     passive = cores(section) < processes(section) * settings(section)["threads"]
     python, module = sys.executable, "-m cgsaliency.reproduce"
-    launcher = f"{LAUNCHER} {processes(section)} {module}.execute" if processes(section) > 1 else f"{module}.run_section"
+    launcher = f"{module}.run_section"
+    if processes(section) > 1:
+        launcher = f"{LAUNCHER} {processes(section)} {module}.execute"
     return " ".join(
         [
             *(["OMP_WAIT_POLICY=PASSIVE"] if passive else []),
+            *(variables if section in TRAININGS else []),
             *([f"{python} {module}.with_gpus {gpus(section)}"] if gpus(section) else []),
             f"{python} {module}.with_lock '{lock(section)}' {python}",
             f"{launcher} {section} '{SCALE}' '{DATA}' '{ARTIFACTS}' '{REPORTS}'",
@@ -306,11 +351,19 @@ def resources_of(section: str) -> dict[str, int]:
 rule all:
     input: [f"{REPORTS}/{section}.ipynb" for section in SECTIONS], f"{REPORTS}/index.html"
 
-# `make reproduce` runs these sections first, so that the first table is finished early: they need both cores, which are
-# never free at the same time while other notebooks run.
-FIRST = [section for section in ("synth_coco", "cgvs/backbone") if section in SECTIONS and PLAN_RESOURCES is None]
-rule first:
-    input: [f"{ARTIFACTS}/{section}.json" for section in FIRST]
+# `make weights` trains the sections whose weights do not fit, and puts their files into place.
+rule weights:
+    input: [f"{ARTIFACTS}/{section}.json" for section in TRAINED if TRAININGS[section].travels]
+
+for name in DRAWN:
+    rule:
+        name: f"draw_{name}"
+        output: training_data_of(name)
+        params:
+            settings=str(settings(f"synth_{name}")),
+            command=f"{sys.executable} -m cgsaliency.reproduce.training_data {name} '{SCALE}' '{ARTIFACTS}/train_data'",
+        priority: 9
+        shell: "{params.command}"
 
 rule index:
     input:

@@ -1,8 +1,9 @@
-"""Measure a complete `make reproduce`: `python benchmarks/reproduce.py [--scale NAME] [--data FOLDER]`.
+"""Measure `make reproduce`: `python benchmarks/reproduce.py [--scale NAME] [--data FOLDER] [--weights none]`.
 
 Time, peak memory of all its processes together, time to the first table, and time, memory and disk of each notebook.
-Writes into reports/ and artifacts/ of the project, which must not contain the scale yet. `--record` runs nothing and
-records the finished notebooks of a run.
+Writes into reports/ and artifacts/ of the project, which must not contain the scale yet. With `--weights none`
+everything is trained; these rows have names of their own. `--record` runs nothing and records the finished notebooks
+of a run.
 """
 
 import argparse
@@ -25,25 +26,28 @@ PAPERS = ("cgvs", "ebr", "aoa")
 Row = tuple[str, float, str, str]
 
 
-def memory_of(process: psutil.Process) -> int:
-    "Return the unshared memory of the process and its children, bytes."
+def memory_of(processes: set[psutil.Process]) -> int:
+    "Return the memory of the processes together, bytes; pages that several of them share count once."
     total = 0
-    for member in [process, *process.children(recursive=True)]:
+    for process in processes:
         try:
-            total += member.memory_full_info().uss
-        except psutil.Error:
+            total += process.memory_full_info().pss
+        except psutil.Error:  # it has ended
             pass
     return total
 
 
-def run(scale: str, data: str) -> tuple[float, float]:
+def run(scale: str, data: str, weights: str) -> tuple[float, float]:
     "Run `make reproduce`; return its seconds and the peak memory of all its processes in GiB."
     start, peak = time.monotonic(), 0
-    running = subprocess.Popen(["make", "reproduce", f"SCALE={scale}", f"DATA={data}"], cwd=ROOT)
-    process = psutil.Process(running.pid)
+    command = ["make", "reproduce", f"SCALE={scale}", f"DATA={data}", f"WEIGHTS={weights}"]
+    running = subprocess.Popen(command, cwd=ROOT)
+    process, processes = psutil.Process(running.pid), set()
     while running.poll() is None:
-        peak = max(peak, memory_of(process))
-        time.sleep(10)  # measuring gigabytes takes time, too
+        processes = {member for member in processes if member.is_running()}  # also those whose parent has ended
+        processes |= {process, *process.children(recursive=True)}
+        peak = max(peak, memory_of(processes))
+        time.sleep(2)
     if running.returncode:
         sys.exit(running.returncode)
     return time.monotonic() - start, peak / 2**30
@@ -56,18 +60,18 @@ def first_table(reports: Path, start: float) -> tuple[str, float]:
     return first.relative_to(reports).with_suffix("").as_posix(), tables[first]
 
 
-def by_paper(scale: str, rows: list[Row]) -> list[Row]:
+def by_paper(label: str, rows: list[Row]) -> list[Row]:
     "Return the peak memory and the total seconds of the notebooks of each paper."
     summary = []
     for paper in PAPERS:
-        paper_rows = [(name, value, unit) for name, value, unit, _ in rows if name.startswith(f"{scale}: {paper}/")]
+        paper_rows = [(name, value, unit) for name, value, unit, _ in rows if name.startswith(f"{label}: {paper}/")]
         memory = max((value for name, value, _ in paper_rows if name.endswith(", largest memory")), default=0.0)
         seconds = sum(
             value for name, value, unit in paper_rows if unit == "s" and not name.endswith(", processor time")
         )
         summary += [
-            (f"{scale}: largest memory of a notebook of {paper}", memory, "GiB", ""),
-            (f"{scale}: all notebooks of {paper}, one after the other", round(seconds), "s", ""),
+            (f"{label}: largest memory of a notebook of {paper}", memory, "GiB", ""),
+            (f"{label}: all notebooks of {paper}, one after the other", round(seconds), "s", ""),
         ]
     return summary
 
@@ -76,9 +80,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="toybox")
     parser.add_argument("--data", default="")
+    parser.add_argument(
+        "--weights", default="weights", help="folder of the weights that are taken; none: train everything"
+    )
     parser.add_argument("--record", action="store_true", help="run nothing; record the finished notebooks")
     args = parser.parse_args()
     scale, machine = args.scale, f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    label = f"{scale}, WEIGHTS=none" if args.weights == "none" else scale  # of the rows
     reports, artifacts = (ROOT / folder / scale for folder in ("reports", "artifacts"))
     run_rows: list[Row] = []
     if not args.record:
@@ -86,23 +94,23 @@ def main() -> None:
         if existing:
             sys.exit(f"{existing[0]} exists already; move it away to measure a complete run")
         start = time.time()
-        total_seconds, memory = run(scale, args.data)
+        total_seconds, memory = run(scale, args.data, args.weights)
         table, table_seconds = first_table(reports, start)
         run_rows = [
-            (f"{scale}: make reproduce from nothing, after the installation", round(total_seconds), "s", ""),
-            (f"{scale}: until the first table stands ({table})", round(table_seconds), "s", ""),
-            (f"{scale}: largest memory of all processes", round(memory, 2), "GiB", ""),
+            (f"{label}: make reproduce from nothing, after the installation", round(total_seconds), "s", ""),
+            (f"{label}: until the first table stands ({table})", round(table_seconds), "s", ""),
+            (f"{label}: largest memory of all processes", round(memory, 2), "GiB", ""),
         ]
     sections = [name for name in load_scale(scale) if name != "all"]
     if args.record:
         sections = [name for name in sections if (reports / f"{name}.run.json").is_file()]
-    rows = notebook_costs(reports, artifacts, sections, scale)
-    disk = [row for row in rows if row[0] == f"{scale}: disk of reports and artifacts"]
+    rows = notebook_costs(reports, artifacts, sections, label)
+    disk = [row for row in rows if row[0] == f"{label}: disk of reports and artifacts"]
     if run_rows:
-        run_rows += disk + by_paper(scale, rows)
-        write_rows(RESULTS / "reproduce.csv", machine, run_rows, prefix=f"{scale}:")
+        run_rows += disk + by_paper(label, rows)
+        write_rows(RESULTS / "reproduce.csv", machine, run_rows, prefix=f"{label}:")
     notebook_rows = [row for row in rows if "notebook" not in row[0] and row not in disk]
-    write_rows(RESULTS / "notebooks.csv", machine, notebook_rows, prefix=f"{scale}:")
+    write_rows(RESULTS / "notebooks.csv", machine, notebook_rows, prefix=f"{label}:")
 
 
 if __name__ == "__main__":

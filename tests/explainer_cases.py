@@ -11,9 +11,9 @@ from cgsaliency.core.explanation import Explanation
 from cgsaliency.core.geometry import CellGrid, ImageCrop
 from cgsaliency.core.regions import QuadRegions, grid_regions
 from cgsaliency.core.runtime import device_of
-from cgsaliency.explain.attention import area_attention, area_weights, attention
+from cgsaliency.explain.attention import area_attention, area_weights, attention, attention_captions
 from cgsaliency.explain.backward import class_maps
-from cgsaliency.explain.cgvs import cgvs, descriptor_evidence
+from cgsaliency.explain.cgvs import cgvs, cgvs_captions, descriptor_evidence
 from cgsaliency.explain.cgvs_video import spacetime
 from cgsaliency.explain.cnn_rnn import bp_r, eb_r, propagate_to_frames
 from cgsaliency.explain.excitation import excitation_backprop, excitation_rule, trace_forward
@@ -123,6 +123,17 @@ EXPLAINER_CASES = {
         f"{method} of {name}": (cgvs, on_captioner(make, partial(cgvs, tokens=TOKENS, loss=loss)))
         for name, make in CAPTIONERS.items()
         for method, loss in (("cgvs", "nll"), ("cgvs-kl", "kl"))
+    },
+    "cgvs_captions": (
+        cgvs_captions,
+        on_captioner(s2vt, partial(cgvs_captions, captions=[TOKENS, TOKENS[:1]])),
+    ),
+    **{
+        f"attention_captions of {make.__name__}": (
+            attention_captions,
+            on_captioner(make, partial(attention_captions, captions=[TOKENS, TOKENS[:1]])),
+        )
+        for make in (soft_attention, areas)
     },
     "descriptor_evidence": (
         descriptor_evidence,

@@ -17,7 +17,6 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..reproduce.scale_config import notebook_of, sections_of
-from ..reproduce.status import format_status, status
 
 # %% ../../nbs/app/cli.ipynb #b7a1d6cf
 def _load_model(args: argparse.Namespace) -> Any:
@@ -113,6 +112,7 @@ def _check_output_table(path: Path | None) -> None:
 def _models(args: argparse.Namespace) -> int:
     from cgsaliency.explain.registry import EXPLAINERS, compatible_explainers
     from cgsaliency.models.registry import CHECKPOINTS, list_checkpoints, load_pipeline
+    from cgsaliency.reproduce.trained_weights import shipped_cards
 
     artifacts = Path(args.artifacts)
     available = list_checkpoints(artifacts)
@@ -124,22 +124,42 @@ def _models(args: argparse.Namespace) -> int:
 
     models = [describe(name) for name in CHECKPOINTS]
     methods = {name: explainer.description for name, explainer in EXPLAINERS.items()}
+    weights = [_describe_card(path, card) for path, card in shipped_cards().items()]
     if args.json:
-        print(json.dumps({"models": models, "methods": methods}, indent=1))
+        print(json.dumps({"models": models, "methods": methods, "weights": weights}, indent=1))
         return 0
     for entry in models:
-        missing = f"not in {args.artifacts} yet: `make reproduce` trains it"
+        missing = f"not in {args.artifacts} yet: `make reproduce` puts it there"
         print(f"{entry['model']:22s}{entry['description']}")
         print(f"{'':22s}{', '.join(entry['methods']) if entry['available'] else missing}")
     print()
     for name, description in methods.items():
         print(f"{name:22s}{description}")
+    if weights:
+        print("\nweights that travel with the project")
+    for entry in weights:
+        print(f"{entry['section']:22s}{entry['megabytes']} MB, trained {entry['trained']}: {entry['card']}")
     return 0
 
 
+def _describe_card(path: Path, card: dict) -> dict:
+    "Return the entry of weights that travel with the project."
+    facts = {"on": card["trained"].get("date"), "in hours": card["trained"].get("hours")}
+    return {
+        "section": card["section"],
+        "scale": card["scale"],
+        "megabytes": round(sum(entry["bytes"] for entry in card["files"].values()) / 1e6, 2),
+        "trained": ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None),
+        "weak_points": card["weak_points"],
+        "card": path.with_suffix(".md").as_posix(),
+    }
+
+
 def _status(args: argparse.Namespace) -> int:
+    from cgsaliency.reproduce.status import format_status, status
+
     while True:
-        table = status(Path.cwd(), args.scale, args.data, args.reports, args.artifacts)
+        table = status(Path.cwd(), args.scale, args.data, args.reports, args.artifacts, args.weights)
         if args.json:
             text = table.to_json(orient="records", indent=1)
         else:
@@ -184,6 +204,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         f"CORES={args.cores}",
         f"REPORTS={args.reports}",
         f"ARTIFACTS={args.artifacts}",
+        f"WEIGHTS={args.weights}",
     ]
     if targets:
         command.append(f"ARGS={' '.join(targets)}")
@@ -279,6 +300,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         ("data", "", "folder of the data sets, for scales without synthetic data"),
         ("reports", "reports", "folder of the reports"),
         ("artifacts", "artifacts", "folder of data, features and models"),
+        ("weights", "weights", "folder of the trained weights that are taken; `none`: all models are trained"),
     ):
         command.add_argument(f"--{name}", default=default, help=f"{description} ({default or 'none'} by default)")
 
@@ -375,7 +397,7 @@ def _add_models(commands: Any) -> None:
         commands,
         "models",
         _models,
-        "list the trained captioners of a run and the methods that each supports",
+        "list the trained captioners of a run, the methods that each supports, and the weights in weights/",
         ["models", "models --json"],
     )
     _add_artifacts_options(command)

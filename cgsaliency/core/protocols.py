@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'Descriptors', 'pool_frames', 'to_device_of', 'at_least_float32', 'Captioner', 'scatter_to_tokens',
            'AttentionCaptioner', 'ImageCaptioner', 'captioner_name', 'SequenceClassifier', 'RecurrentTrace',
-           'TraceableClassifier', 'TraceableCaptioner', 'eval_mode']
+           'TraceableClassifier', 'TraceableCaptioner', 'StepDecodable', 'eval_mode']
 
 # %% ../../nbs/core/protocols.ipynb #e863a746
 from collections.abc import Iterator, Sequence, Sized
@@ -202,6 +202,23 @@ class TraceableCaptioner(Captioner, Protocol):
 
     def output_weight(self) -> Tensor:
         "Return the weights of the word scores before the softmax, V × H, for the outputs of the last layer."
+
+# %% ../../nbs/core/protocols.ipynb #59c76e2e
+class StepDecodable(Protocol):
+    "A captioner that can be decoded step by step."
+
+    def init_state(
+        self,
+        *inputs: Tensor,  # B × m × D descriptors, or other inputs of the captioner, each with the batch first
+    ) -> Any:  # a `models.decode.DecoderState`
+        "Return the state before the first word."
+
+    def step(
+        self,
+        state: Any,  # of `init_state`, or of the previous call
+        token_ids: Tensor | None,  # B indices of the previous words; None before the first
+    ) -> tuple[Tensor, Any]:  # B × V log-probabilities, nats; the new state
+        "Return log p of each next word, and the state after the previous words."
 
 # %% ../../nbs/core/protocols.ipynb #8d5ca075
 @contextmanager

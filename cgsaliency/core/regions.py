@@ -7,7 +7,7 @@ __all__ = ['QuadRegions', 'grid_regions', 'box_regions', 'coverage_mask', 'paint
 
 # %% ../../nbs/core/regions.ipynb #11b8ce0b
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class QuadRegions:
     # R × 4 × (x, y), input pixels, in order: top left, top right, bottom right, bottom left of an axis-aligned one
     corners: Tensor
     view: ImageCrop  # where the input lies in the image
+    _tiles: dict = field(default_factory=dict, init=False, repr=False)  # of the last call of `covered_tiles`
 
     def __post_init__(self):
         if self.corners.ndim != 3 or self.corners.shape[1:] != (4, 2):
@@ -48,6 +49,15 @@ class QuadRegions:
 
     def __len__(self) -> int:
         return len(self.corners)
+
+    def covered_tiles(
+        self,
+        side: int,  # rows and columns of tiles
+    ) -> Tensor:
+        "Return `coverage_mask` of side × side tiles, which is computed once for all captions of an image."
+        if self._tiles.get("side") != side:
+            self._tiles.update(side=side, mask=coverage_mask(self, side, side))
+        return self._tiles["mask"]
 
 # %% ../../nbs/core/regions.ipynb #d7ace3d3
 def grid_regions(
@@ -156,7 +166,7 @@ def paint_regions(
     if weighting not in ("pixel", "area"):
         raise InputError("by", f"there is no '{weighting}'", "Choose 'pixel' or 'area'")
     weights = weights.cpu()
-    tiles = coverage_mask(regions, side, side).flatten(1).to(weights)
+    tiles = regions.covered_tiles(side).flatten(1).to(weights)
     if weighting == "area":
         weights = weights / tiles.sum(1).clamp_min(1)
     view = regions.view

@@ -161,7 +161,7 @@ def karpathy_splits(
 ) -> Splits:
     """Return Karpathy's splits: those of the field 'split' of each image.
 
-    Raises InputError if the file is missing or broken, if an image occurs twice, or if a split is empty."""
+    Raises InputError if the file is missing or broken, if an image occurs twice, or if there is no image."""
     hint = "Fetch Karpathy's dataset_coco.json again"
     ids_by_split: dict[str, list[str]] = {name: [] for name in COCO_SPLITS}
     split_by_id: dict[int, str] = {}
@@ -176,15 +176,9 @@ def karpathy_splits(
             raise InputError(location, f"image {id} is {problem}", hint)
         split_by_id[id] = split
         ids_by_split["train" if split == "restval" and restval else split].append(str(id))
-    splits = Splits("karpathy", **{name: tuple(ids) for name, ids in ids_by_split.items()})
-    return _check_not_empty(splits, path, hint)
-
-
-def _check_not_empty(splits: Splits, location: object, hint: str) -> Splits:
-    empty = next((name for name in SPLIT_NAMES if not getattr(splits, name)), None)
-    if empty:
-        raise InputError(location, f"leaves the split '{empty}' empty", hint)
-    return splits
+    if not split_by_id:
+        raise InputError(path, "names no image", hint)
+    return Splits("karpathy", **{name: tuple(ids) for name, ids in ids_by_split.items()})
 
 # %% ../../nbs/data/coco.ipynb #147cb08c
 def aoa_splits(
@@ -208,7 +202,10 @@ def aoa_splits(
     splits = Splits(
         "aoa", tuple(train_ids), tuple(ordered[:first]), tuple(ordered[first : first + second]), tuple(others)
     )
-    return _check_not_empty(splits, location, hint)
+    empty = next((name for name in SPLIT_NAMES if not getattr(splits, name)), None)
+    if empty:
+        raise InputError(location, f"leaves the split '{empty}' empty", hint)
+    return splits
 
 # %% ../../nbs/data/coco.ipynb #a2c69151
 @dataclass(frozen=True)

@@ -172,14 +172,14 @@ def read_splits(
 ) -> Splits:
     """Read the splits of a split scheme.
 
-    Raises InputError if a list is missing or empty, or if an image occurs in two of them."""
+    Raises InputError if a list is missing, if all are empty, or if an image occurs in two of them."""
     folder = Path(root) / SPLIT_SCHEMES.get(split_scheme, split_scheme)
     ids_by_split = {}
     for split in SPLIT_NAMES:
         path = _list_path(folder, split)
         ids_by_split[split] = tuple(line.removesuffix(".jpg") for _, line in numbered_lines(path, _REFETCH_HINT))
-        if not ids_by_split[split]:
-            raise InputError(path, "names no image", "Fetch the split lists again")
+    if not any(ids_by_split.values()):
+        raise InputError(folder, "holds lists that name no image", "Fetch the split lists again")
     for first, second in combinations(SPLIT_NAMES, 2):
         assert_disjoint(ids_by_split[first], ids_by_split[second], f"{folder}: {first} and {second}")
     return Splits(split_scheme, **ids_by_split)

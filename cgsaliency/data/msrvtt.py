@@ -48,7 +48,7 @@ def parse_msrvtt(
     for name in ("videos", "sentences"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise InputError(location, f"has no list '{name}'", hint)
-    if not content["sentences"]:
+    if content["videos"] and not content["sentences"]:
         raise InputError(location, "has clips but no captions: it is the challenge's re-release of 2017", hint)
     captions: dict[str, dict[int, str]] = {}
     for index, video in enumerate(content["videos"]):

@@ -88,12 +88,14 @@ def read_fold(
     """Return clips '<Class>/v_<Class>_gXX_cYY' of the splits 'train', 'val' and 'test', as spelled and ordered in
     the lists.
 
-    Raises InputError if lists are missing, broken, or share a group."""
+    Raises InputError if lists are missing, broken, both empty, or share a group."""
     folder = Path(root) / "ucfTrainTestlist"
     if fold not in (1, 2, 3):
         raise InputError(root, f"there is no fold {fold!r}", "Choose 1, 2 or 3")
     numbers = {name.casefold(): number for number, name in enumerate(read_classes(root), 1)}
     train, test = (_read_list(folder / f"{name}list{fold:02d}.txt", numbers) for name in ("train", "test"))
+    if not train and not test:
+        raise InputError(folder, f"names no clip of fold {fold}", _REFETCH_LISTS_HINT)
     shared = sorted({clip_group(clip) for clip in train} & {clip_group(clip) for clip in test})
     if shared:
         raise InputError(
@@ -132,8 +134,6 @@ def _read_list(path: Path, numbers: dict[str, int]) -> tuple[str, ...]:
         if f"{name}/{clip}" in clips:
             raise InputError(location, f"'{clip}' is listed twice", _REFETCH_LISTS_HINT)
         clips[f"{name}/{clip}"] = None
-    if not clips:
-        raise InputError(path, "names no clip", _REFETCH_LISTS_HINT)
     return tuple(clips)
 
 

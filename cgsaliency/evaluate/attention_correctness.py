@@ -8,6 +8,8 @@ __all__ = ['CROP_SIZE', 'crop_boxes', 'crop_mask', 'resize_map', 'correctness_ro
 # %% ../../nbs/evaluate/attention_correctness.ipynb #c23c08a6
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -63,45 +65,28 @@ def resize_map(
         raise InputError("map", f"sums to {float(total):.3g}; expected more than 0", "Make it a distribution first")
     return pixels / total
 
-
+# %% ../../nbs/evaluate/attention_correctness.ipynb #f68a0ddb
 def correctness_rows(
     # explains a caption on the central crop (`ImageCrop.center_crop`); its targets are the tokens
     explain: Callable[[Sample, int], Explanation],
     samples: Iterable[Sample],
     # of a phrase's words: 'sum' merges them before scaling (cgvs, Eq. 9), 'max' takes the best word (Liu et al.)
     reduction: str = "sum",
-    normalize_fn: Callable[[Explanation], Explanation] = Explanation.as_distribution,  # to a density that sums to 1
+    # makes a density that sums to 1 of each target; the targets are those of all phrases of a sample
+    normalize_fn: Callable[[Explanation], Explanation] = Explanation.as_distribution,
     progress: bool = False,  # whether a progress bar is shown
     strict: bool = True,  # whether phrases of mass 0 or 1 are left out, as by Liu et al.
     # record, caption_index, start, end, phrase, entity_id, categories ('a/b'), mass, uniform (both in [0, 1])
 ) -> pd.DataFrame:
     """Score each phrase with boxes, one row for each, without those whose boxes miss or cover the crop.
 
-    Raises InputError for an unknown reduction, EmptyEvaluationError if no phrase is left (Liu et al. 2017)."""
+    Raises InputError for an unknown reduction, or a map whose sum is not positive, EmptyEvaluationError if no phrase
+    is left (Liu et al. 2017)."""
     if reduction not in ("sum", "max"):
         raise InputError("reduction", f"there is no '{reduction}'", "Choose 'sum' or 'max'")
     rows = []
     for sample in shard(samples, "correctness", progress):
-        for index, caption in enumerate(sample.captions):
-            phrases = [phrase for phrase in caption.phrases if _has_boxes(phrase)]
-            if not phrases:
-                continue
-            explanation = explain(sample, index)
-            for phrase in phrases:
-                mask = crop_mask(crop_boxes(phrase.box_tensor(), sample.width, sample.height))
-                rows.append(
-                    {
-                        "record": sample.id,
-                        "caption_index": index,
-                        "start": phrase.start,
-                        "end": phrase.end,
-                        "phrase": " ".join(caption.phrase_tokens(phrase)),
-                        "entity_id": phrase.entity_id,
-                        "categories": "/".join(phrase_categories(phrase)),
-                        "mass": _phrase_mass(explanation, phrase, mask, reduction, normalize_fn),
-                        "uniform": float(mask.double().mean()),
-                    }
-                )
+        rows += _sample_rows(explain, sample, reduction, normalize_fn)
     rows = [row for row in gather_rows(rows) if 0 < row["uniform"] < 1]
     if strict:
         rows = [row for row in rows if 0 < row["mass"] < 1]
@@ -119,19 +104,91 @@ def _has_boxes(phrase: Phrase) -> bool:
     return bool(phrase.entity_id != "0" and phrase.boxes and not (phrase.scene or phrase.unboxed))
 
 
-def _phrase_mass(
-    explanation: Explanation,
-    phrase: Phrase,
-    mask: Tensor,
+def _sample_rows(
+    explain: Callable[[Sample, int], Explanation],
+    sample: Sample,
     reduction: str,
     normalize_fn: Callable[[Explanation], Explanation],
-) -> float:
-    "Return the mass of the phrase's map, or of its best word's map, inside the mask."
+) -> list[dict]:
+    "Return the rows of a sample; its maps are normalized together."
+    rows, candidates, weights = [], [], []
+    for index, caption in enumerate(sample.captions):
+        phrases = [phrase for phrase in caption.phrases if _has_boxes(phrase)]
+        explanation = explain(sample, index) if phrases else None
+        for phrase in phrases:
+            candidates.append(_candidates(explanation, phrase, reduction))
+            cells = candidates[-1].saliency.shape[2:]
+            phrase_weights, share = _box_weights(phrase.boxes, sample.width, sample.height, *cells)
+            weights.append(phrase_weights)
+            rows.append(
+                {
+                    "record": sample.id,
+                    "caption_index": index,
+                    "start": phrase.start,
+                    "end": phrase.end,
+                    "phrase": " ".join(caption.phrase_tokens(phrase)),
+                    "entity_id": phrase.entity_id,
+                    "categories": "/".join(phrase_categories(phrase)),
+                    "mass": None,
+                    "uniform": share,
+                }
+            )
+    masses = _largest_masses(candidates, weights, normalize_fn)
+    return [{**row, "mass": mass} for row, mass in zip(rows, masses, strict=True)]
+
+
+def _candidates(explanation: Explanation, phrase: Phrase, reduction: str) -> Explanation:
+    "Return the maps of which the best counts: the merged one, or those of the words."
     if reduction == "sum":
-        candidates = [explanation.merge(phrase.span)]
-    else:
-        candidates = [explanation[word] for word in range(phrase.start, phrase.end)]
-    return max(float(resize_map(normalize_fn(candidate).saliency[0, 0])[mask].sum()) for candidate in candidates)
+        return explanation.merge(phrase.span)
+    return replace(explanation, saliency=explanation.saliency[phrase.span], targets=explanation.targets[phrase.span])
+
+
+@lru_cache(maxsize=64)
+def _resize_kernel(size: int) -> Tensor:
+    "Return what `resize_map` multiplies each side of a map with, 224 × size, before the division by the sum."
+    one_hot = Image.fromarray(np.eye(size, dtype=np.float32))
+    resized = one_hot.resize((CROP_SIZE, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(resized).copy()).double().T
+
+
+@lru_cache(maxsize=4096)
+def _box_weights(
+    boxes: tuple[tuple[float, ...], ...], width: int, height: int, rows: int, columns: int
+) -> tuple[Tensor, float]:
+    """Return how much of each cell of a map lies in the boxes after resizing, rows × columns, and their share of the
+    crop: resizing is linear, so that the mass in the boxes is a weighted sum of the cells."""
+    mask = crop_mask(crop_boxes(torch.tensor(boxes, dtype=torch.float64), width, height)).double()
+    return _resize_kernel(rows).T @ mask @ _resize_kernel(columns), float(mask.mean())
+
+
+def _largest_masses(
+    candidates: list[Explanation],  # of each phrase, one or several targets
+    weights: list[Tensor],  # of each phrase, rows × columns
+    normalize_fn: Callable[[Explanation], Explanation],
+) -> list[float]:
+    "Return the mass of each phrase's best map in its boxes; maps of the same geometry are normalized at once."
+    masses = []
+
+    def geometry(pair: tuple[Explanation, Tensor]) -> tuple:
+        return pair[0].grid, pair[0].view, pair[0].times, pair[0].is_density
+
+    for _, pairs in groupby(zip(candidates, weights, strict=True), key=geometry):
+        explanations, box_weights = zip(*pairs, strict=True)
+        counts = [len(explanation) for explanation in explanations]
+        together = replace(
+            explanations[0],
+            saliency=torch.cat([explanation.saliency for explanation in explanations]),
+            targets=tuple(target for explanation in explanations for target in explanation.targets),
+        )
+        maps = normalize_fn(together).saliency[:, 0].cpu().double()
+        sums = (_resize_kernel(maps.shape[1]).sum(0)[:, None] * _resize_kernel(maps.shape[2]).sum(0) * maps).sum((1, 2))
+        if not (sums > 0).all():
+            problem = f"sums to {float(sums.min()):.3g}; expected more than 0"
+            raise InputError("map", problem, "Make it a distribution first")
+        inside = (maps * torch.stack(box_weights).repeat_interleave(torch.tensor(counts), 0)).sum((1, 2)) / sums
+        masses += [float(part.max()) for part in inside.split(counts)]
+    return masses
 
 # %% ../../nbs/evaluate/attention_correctness.ipynb #35ecd420
 def align_phrases(

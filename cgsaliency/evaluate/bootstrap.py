@@ -109,11 +109,14 @@ def paired_difference(
 
 def verdict(
     difference: Interval,  # of a − b, for a claim a > b
+    tolerance: float = 0.0,  # largest difference that counts as none, in the same unit
 ) -> str:
-    "Return 'holds' if the interval is above zero, 'does not hold' if it is below zero, else 'undecided'."
+    """Return 'holds' if the interval is above zero, 'does not hold' if it is below zero or within the tolerance, else
+    'undecided'."""
     if difference.low > 0:
         return "holds"
-    return "does not hold" if difference.high < 0 else "undecided"
+    is_none = tolerance > 0 and -tolerance <= difference.low and difference.high <= tolerance
+    return "does not hold" if difference.high < 0 or is_none else "undecided"
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #f73da8cf
 def unpaired_difference(

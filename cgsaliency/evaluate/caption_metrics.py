@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['CAPTION_METRICS', 'meteor_session', 'meteor', 'caption_references', 'ptb_tokenize', 'caption_scores',
-           'score_interval']
+           'CiderReferences', 'score_interval']
 
 # %% ../../nbs/evaluate/caption_metrics.ipynb #1432993d
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pandas as pd
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
@@ -203,6 +206,60 @@ def caption_scores(
     for name in CAPTION_METRICS:
         rows[name] = [float(score) for score in image_scores[name]]
     return {name: float(totals[name]) for name in CAPTION_METRICS}, rows
+
+# %% ../../nbs/evaluate/caption_metrics.ipynb #de315dbf
+_NGRAM_SIZES, _LENGTH_STD = 4, 6.0  # of coco-caption: longest n-grams; standard deviation of the length penalty, words
+
+
+class CiderReferences:
+    "The references of a set of images, with which CIDEr-D of captions is computed (Vedantam et al. 2015)."
+
+    def __init__(
+        self,
+        references: Mapping[str, Sequence[str]],  # tokens of the reference captions of each image
+    ):
+        counts = {id: [precook(text, _NGRAM_SIZES) for text in texts] for id, texts in references.items()}
+        frequency = Counter(ngram for image_counts in counts.values() for ngram in set().union(*image_counts))
+        log_size = np.log(float(max(len(counts), 1)))
+        weights = {number: float(log_size - np.log(float(number))) for number in {1, *frequency.values()}}
+        self._ngram_weights = {ngram: weights[number] for ngram, number in frequency.items()}
+        self._unknown_weight = weights[1]  # of n-grams that no reference has
+        self._vectors = {id: [self._vector(text) for text in image_counts] for id, image_counts in counts.items()}
+
+    def _vector(self, counts: Mapping[tuple[str, ...], int]) -> tuple[dict[tuple[str, ...], float], list[float], int]:
+        "Return the weights of the n-grams of a text, the norm for each length of n-grams, and the number of bigrams."
+        vector, squares, length = {}, [0.0] * _NGRAM_SIZES, 0
+        for ngram, count in counts.items():
+            value = float(count) * self._ngram_weights.get(ngram, self._unknown_weight)
+            vector[ngram] = value
+            squares[len(ngram) - 1] += value**2
+            length += count * (len(ngram) == 2)
+        return vector, [square**0.5 for square in squares], length
+
+    def scores(
+        self,
+        captions: Mapping[str, str],  # tokens of one generated caption for each image, or for some of them
+    ) -> dict[str, float]:  # of each caption, in [0, 10]
+        "Compute CIDEr-D. Raises InputError if there are no captions, or for one without references."
+        _check_references(captions, self._vectors)
+        return {id: self._score(text, self._vectors[id]) for id, text in captions.items()}
+
+    def _score(self, text: str, reference_vectors: list[tuple]) -> float:
+        "Return the score of one caption."
+        vector, norms, length = self._vector(precook(text, _NGRAM_SIZES))
+        totals = [0.0] * _NGRAM_SIZES
+        for reference, reference_norms, reference_length in reference_vectors:
+            products = [0.0] * _NGRAM_SIZES
+            for ngram, value in vector.items():
+                reference_value = reference.get(ngram)
+                if reference_value is not None:
+                    products[len(ngram) - 1] += min(value, reference_value) * reference_value
+            penalty = np.e ** (-(float(length - reference_length) ** 2) / (2 * _LENGTH_STD**2))
+            for index, product in enumerate(products):
+                if norms[index] != 0 and reference_norms[index] != 0:
+                    product /= norms[index] * reference_norms[index]
+                totals[index] += product * penalty
+        return float(np.mean(totals) / len(reference_vectors) * 10.0)
 
 # %% ../../nbs/evaluate/caption_metrics.ipynb #scorein2
 def score_interval(

@@ -9,7 +9,6 @@ __all__ = ['methods_not_below_best', 'rank_correlations']
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy.stats import spearmanr
 
 from ..core.explanation import Explanation
 from .bootstrap import paired_difference
@@ -34,6 +33,8 @@ def rank_correlations(
     """Return the rank correlation of both maps of each target, over frames and cells; flat maps are left out.
 
     Source: Adebayo et al. 2018."""
+    from scipy.stats import spearmanr  # imported here: it takes half a second
+
     maps, other_maps = (maps.saliency.flatten(1).numpy() for maps in (explanation, other))
     return [
         spearmanr(values, other_values).statistic

@@ -7,27 +7,26 @@ __all__ = ['SEED_METRICS', 'seed_interval', 'seed_difference', 'interval_over_se
            'score_captions']
 
 # %% ../../nbs/evaluate/multi_seed.ipynb #12a6fced
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import pandas as pd
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
-from pycocoevalcap.cider.cider import Cider
-from scipy.stats import t as student
 
 from ..core.errors import InputError
-from .bootstrap import Interval, percentile_interval
-from .caption_metrics import meteor, meteor_session, ptb_tokenize
+from .bootstrap import Interval
+from .caption_metrics import CiderReferences, meteor, meteor_session, ptb_tokenize
 
 # %% ../../nbs/evaluate/multi_seed.ipynb #69da2d1e
 def _seed_table(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    "Return the table of seeds × images. Raises InputError as `seed_interval`."
+    "Return the table of seeds × images, without the images that no seed has a value of. Raises as `seed_interval`."
     location = f"interval of {column}"
     if len(rows) == 0:
         raise InputError(location, "there is no row", "Check which models were judged")
     if rows.duplicated(["seed", "record"]).any():
         raise InputError(location, "an image is judged twice for one seed", "Give one row for each seed and image")
-    table = rows.pivot(index="seed", columns="record", values=column).astype(float)
+    table = rows.pivot(index="seed", columns="record", values=column).astype(float).dropna(axis=1, how="all")
     if table.isna().any().any():
         raise InputError(location, "a seed lacks an image that another has", "Judge all seeds on the same images")
     num_seeds, num_images = table.shape
@@ -40,36 +39,54 @@ def _variance_of_mean(values: pd.Series) -> tuple[float, int]:
     "Return the variance of the values' mean, and its degrees of freedom."
     return values.var(ddof=1) / len(values), len(values) - 1
 
+# %% ../../nbs/evaluate/multi_seed.ipynb #41287bd9
+def _residual_variance(table: pd.DataFrame) -> float:
+    "Return the residual mean square of the seeds × images, divided by their number."
+    values = table.to_numpy()
+    num_seeds, num_images = values.shape
+    residuals = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
+    return (residuals**2).sum() / ((num_seeds - 1) * (num_images - 1)) / values.size
 
-def _half_width(components: list[tuple[float, int]]) -> float:
-    "Return half the width of the 95% interval of a sum, given the variance and degrees of freedom of each component."
-    total = sum(variance for variance, _ in components)
+# %% ../../nbs/evaluate/multi_seed.ipynb #1b61c96e
+def _half_width(
+    seed_parts: list[tuple[float, int]],  # variance and degrees of freedom of each model's mean over seeds
+    image_part: tuple[float, int] = (0.0, 1),  # variance and degrees of freedom of the mean over images
+    residual_variance: float = 0.0,  # what both contain
+) -> float:
+    "Return half the width of the 95% interval of a mean over seeds and images."
+    from scipy.special import stdtrit  # Student's t, as scipy.stats has it; that takes half a second to import
+
+    seed_variance = sum(variance for variance, _ in seed_parts)
     freedom = 1.0
-    if total > 0:
-        freedom = total**2 / sum(variance**2 / component_freedom for variance, component_freedom in components)
-    return student.ppf(0.975, freedom) * total**0.5
+    if seed_variance > 0:
+        freedom = seed_variance**2 / sum(variance**2 / part_freedom for variance, part_freedom in seed_parts)
+    image_variance, image_freedom = image_part
+    image_variance = max(image_variance - min(residual_variance, seed_variance), 0.0)
+    seed_quantile, image_quantile = stdtrit([freedom, image_freedom], 0.975)
+    return np.hypot(seed_quantile * seed_variance**0.5, image_quantile * image_variance**0.5)
 
 
 def _symmetric_interval(mean: float, half_width: float, n: int) -> Interval:
     return Interval(float(mean), float(mean - half_width), float(mean + half_width), n)
 
-
+# %% ../../nbs/evaluate/multi_seed.ipynb #6b724be5
 def seed_interval(
     rows: pd.DataFrame,  # seed, record, and the value: one row for each seed and image
     column: str,  # column to average
     mean: float | None = None,  # replaces the mean, such as a score of the complete set
 ) -> Interval:
-    """Compute the mean with its 95% interval over seeds and images (Student's t, Welch-Satterthwaite).
+    """Compute the mean with its 95% interval over seeds and images (crossed random effects, Student's t).
 
-    Raises InputError for fewer than two seeds or images, and if a row is missing or repeated."""
+    Images without a value for any seed are left out. Raises InputError for fewer than two seeds or images, and if a
+    row is missing or repeated."""
     table = _seed_table(rows, column)
-    seed_means, image_means = table.mean(axis=1), table.mean(axis=0)
-    half_width = _half_width([_variance_of_mean(seed_means), _variance_of_mean(image_means)])
+    seed_part, image_part = _variance_of_mean(table.mean(axis=1)), _variance_of_mean(table.mean(axis=0))
+    half_width = _half_width([seed_part], image_part, _residual_variance(table))
     if mean is None:
         mean = table.to_numpy().mean()
     return _symmetric_interval(mean, half_width, table.size)
 
-
+# %% ../../nbs/evaluate/multi_seed.ipynb #3f96881e
 def seed_difference(
     rows: pd.DataFrame,  # rows of the one model: seed, record, and the value
     other_rows: pd.DataFrame,  # rows of the other, with the same images; the seeds may differ
@@ -83,14 +100,14 @@ def seed_difference(
         raise InputError(
             f"difference of {column}", "the two models were judged on different images", "Judge both on the same"
         )
-    other_table = other_table[table.columns]
-    image_differences = table.mean(axis=0) - other_table.mean(axis=0)
-    components = [
-        _variance_of_mean(table.mean(axis=1)),
-        _variance_of_mean(other_table.mean(axis=1)),
+    tables = [table, other_table[table.columns]]
+    image_differences = tables[0].mean(axis=0) - tables[1].mean(axis=0)
+    half_width = _half_width(
+        [_variance_of_mean(values.mean(axis=1)) for values in tables],
         _variance_of_mean(image_differences),
-    ]
-    return _symmetric_interval(image_differences.mean(), _half_width(components), table.size + other_table.size)
+        sum(_residual_variance(values) for values in tables),
+    )
+    return _symmetric_interval(image_differences.mean(), half_width, table.size + other_table.size)
 
 # %% ../../nbs/evaluate/multi_seed.ipynb #0dda66aa
 def interval_over_seeds(
@@ -109,13 +126,11 @@ def spread_difference(
     groups: Sequence[pd.DataFrame],  # rows of each model: seed, record, and the value
     other_groups: Sequence[pd.DataFrame],  # rows of as many other models, which belong to them one by one: same seeds
     column: str,
-    resamples: int = 1000,
-    rng_seed: int = 0,
 ) -> Interval:
     """Compute the spread of the models' means minus that of the others, with its 95% interval over seeds and images.
 
-    The interval is a percentile bootstrap; with few seeds the interval is too narrow. Raises InputError as
-    `seed_interval`, and if the images, the number of models, or the seeds of two models of a pair differ."""
+    The interval takes the first and the last model as given. Raises InputError as `seed_interval`, and if the images,
+    the number of models, or the seeds of two models of a pair differ."""
     if len(groups) != len(other_groups):
         raise InputError(
             f"spread of {column}", f"{len(groups)} models and {len(other_groups)} others", "Give as many of each"
@@ -123,26 +138,28 @@ def spread_difference(
     tables = [_seed_table(rows, column) for rows in [*groups, *other_groups]]
     if any(set(table.columns) != set(tables[0].columns) for table in tables):
         raise InputError(f"spread of {column}", "models were judged on different images", "Judge all on the same")
-    pairs = zip(tables[: len(groups)], tables[len(groups) :], strict=True)
+    pairs = list(zip(tables[: len(groups)], tables[len(groups) :], strict=True))
     if any(set(table.index) != set(other.index) for table, other in pairs):
         raise InputError(f"spread of {column}", "the two models of a pair have different seeds", "Give the same seeds")
-    scores = [table[tables[0].columns].to_numpy() for table in tables]
-    rng = np.random.default_rng(rng_seed)
-    num_models, num_images = len(groups), scores[0].shape[1]
-
-    def difference(seed_indices: list[np.ndarray], images: np.ndarray) -> float:
-        means = [table[seeds][:, images].mean() for table, seeds in zip(scores, seed_indices * 2, strict=True)]
-        return np.ptp(means[:num_models]) - np.ptp(means[num_models:])
-
-    replicates = [
-        difference(
-            [rng.integers(len(table), size=len(table)) for table in scores[:num_models]],
-            rng.integers(num_images, size=num_images),
-        )
-        for _ in range(resamples)
+    signs = [_spread_signs([table.to_numpy().mean() for table in part]) for part in zip(*pairs, strict=True)]
+    contrasts = [
+        sign * table - other_sign * other for (table, other), sign, other_sign in zip(pairs, *signs, strict=True)
     ]
-    estimate = difference([np.arange(len(table)) for table in scores[:num_models]], np.arange(num_images))
-    return percentile_interval(estimate, replicates, sum(table.size for table in scores))
+    half_width = _half_width(
+        [_variance_of_mean(contrast.mean(axis=1)) for contrast in contrasts],
+        _variance_of_mean(sum(contrast.mean(axis=0) for contrast in contrasts)),
+        sum(map(_residual_variance, contrasts)),
+    )
+    mean = sum(contrast.to_numpy().mean() for contrast in contrasts)
+    return _symmetric_interval(mean, half_width, sum(table.size for table in tables))
+
+
+def _spread_signs(means: Sequence[float]) -> np.ndarray:
+    "Return 1 for the largest mean, −1 for the smallest and 0 for the others, whose sum with the means is the spread."
+    signs = np.zeros(len(means))
+    signs[np.argmax(means)] += 1
+    signs[np.argmin(means)] -= 1
+    return signs
 
 # %% ../../nbs/evaluate/multi_seed.ipynb #ded732c4
 def _bleu(counts: np.ndarray, max_n: int) -> np.ndarray:
@@ -165,18 +182,17 @@ def pseudo_bleu(
     caption_texts = {("generated", id): [text] for id, text in captions.items()}
     reference_texts = {("references", id): references[id] for id in captions}
     tokens = ptb_tokenize(caption_texts | reference_texts)
-    return _pseudo_values(
-        {id: tokens["generated", id][0] for id in captions}, {id: tokens["references", id] for id in captions}, max_n
-    )
+    cooked_references = {id: cook_refs(tokens["references", id], n=max_n) for id in captions}
+    return _pseudo_values({id: tokens["generated", id][0] for id in captions}, cooked_references, max_n)
 
 
 def _pseudo_values(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], max_n: int = 4
+    captions: Mapping[str, str], cooked_references: Mapping[str, tuple], max_n: int = 4
 ) -> tuple[float, dict[str, float]]:
     "Compute BLEU of tokenized captions, and each image's pseudo-value by leaving it out (jackknife)."
     counts = []
     for id, caption in captions.items():
-        cooked = cook_test(caption, cook_refs(references[id], n=max_n), eff="closest", n=max_n)
+        cooked = cook_test(caption, cooked_references[id], eff="closest", n=max_n)
         counts.append([*cooked["correct"], *cooked["guess"], cooked["testlen"], cooked["reflen"]])
     counts = np.array(counts, dtype=float)
     num_images = len(counts)
@@ -195,24 +211,13 @@ def _shifted_meteor(captions: Mapping[str, str], references: Mapping[str, Sequen
     return {id: score + shift for id, score in scores.items()}
 
 
-def _bleu_values(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    return _pseudo_values(captions, references)[1]
-
-
-def _cider_scores(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    "Return CIDEr-D of each image, in [0, 10]."
-    _, scores = Cider().compute_score(references, {id: [text] for id, text in captions.items()})
-    return dict(zip(captions, map(float, scores), strict=True))
-
-
-_SCORERS = {"BLEU-4": _bleu_values, "METEOR": _shifted_meteor, "CIDEr-D": _cider_scores}  # of tokenized captions
-
-
 @meteor_session()
 def score_captions(
     generated: Mapping[tuple[str, int], Mapping[str, str]],  # by method and seed: one generated caption for each image
-    references: Mapping[str, Sequence[str]],  # reference captions of each image
+    # reference captions of each image; the document frequencies of CIDEr-D are those of all of these images
+    references: Mapping[str, Sequence[str]],
     metrics: Sequence[str] = SEED_METRICS,  # of these; METEOR takes most of the time
+    num_meteor: int | None = None,  # number of images, the first ones of each model, that have METEOR; all by default
 ) -> pd.DataFrame:  # method, seed, record, and the metrics, × 100
     """Score captions, one row for each method, seed and image: BLEU-4 as pseudo-values, METEOR, CIDEr-D.
 
@@ -223,19 +228,32 @@ def score_captions(
     if not generated:
         raise InputError("captions", "there is no model", "Train one first")
     texts = {(*model, id): text for model, captions in generated.items() for id, text in captions.items()}
-    image_ids = dict.fromkeys(id for _, _, id in texts)
     tokens = ptb_tokenize(
         {("generated", *key): [text] for key, text in texts.items()}
-        | {("references", id): references[id] for id in image_ids}
+        | {("references", id): reference_texts for id, reference_texts in references.items()}
     )
-    caption_tokens = {key: tokens["generated", *key][0] for key in texts}
-    reference_tokens = {id: tokens["references", id] for id in image_ids}
+    reference_tokens = {id: tokens["references", id] for id in references}
+    scorers = _scorers(reference_tokens, metrics, num_meteor)
     rows = []
     for (method, seed), captions in generated.items():
-        model_captions = {id: caption_tokens[method, seed, id] for id in captions}
-        model_references = {id: reference_tokens[id] for id in captions}
-        scores = {name: _SCORERS[name](model_captions, model_references) for name in metrics}
+        caption_tokens = {id: tokens["generated", method, seed, id][0] for id in captions}
+        scores = {name: scorer(caption_tokens) for name, scorer in scorers.items()}
         for id in captions:
-            image_scores = {name: 100 * scores[name][id] for name in metrics}
+            image_scores = {name: 100 * scores[name].get(id, float("nan")) for name in metrics}
             rows.append({"method": method, "seed": seed, "record": id, **image_scores})
     return pd.DataFrame(rows)[["method", "seed", "record", *metrics]]
+
+
+def _scorers(
+    references: Mapping[str, Sequence[str]], metrics: Sequence[str], num_meteor: int | None
+) -> dict[str, Callable[[Mapping[str, str]], dict[str, float]]]:
+    "Return for each metric the function that scores tokenized captions by image; references are counted once for all."
+    scorers = {}
+    if "BLEU-4" in metrics:
+        cooked_references = {id: cook_refs(texts) for id, texts in references.items()}
+        scorers["BLEU-4"] = lambda captions: _pseudo_values(captions, cooked_references)[1]
+    if "METEOR" in metrics:
+        scorers["METEOR"] = lambda captions: _shifted_meteor(dict(islice(captions.items(), num_meteor)), references)
+    if "CIDEr-D" in metrics:
+        scorers["CIDEr-D"] = CiderReferences(references).scores
+    return scorers

@@ -6,7 +6,7 @@
 __all__ = ['MAP_DEFINITIONS', 'anchor_interval', 'max_sum_window', 'probability_signs', 'interval_iou', 'interval_in_seconds',
            'localization_rows', 'ground_truth_table', 'match_detections', 'average_precision', 'mean_average_precision',
            'map_interval', 'TemporalProtocol', 'temporal_protocols', 'temporal_units', 'score_clips', 'clip_detections',
-           'temporal_pointing_rows', 'random_pointing_rows']
+           'clips_by_class', 'temporal_pointing_rows', 'random_pointing_rows']
 
 # %% ../../nbs/evaluate/temporal_localization.ipynb #dc27e119
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -463,6 +463,18 @@ def clip_detections(
         score = float(scores[start:end].sum())
         detections.append({"video": sample.id, "label": class_name, "start": first, "end": last, "score": score})
     return detections
+
+# %% ../../nbs/evaluate/temporal_localization.ipynb #b1295ffa
+def clips_by_class(
+    rows: pd.DataFrame,  # record, class, method, first_frame (of the clip in its video), fps, scores (of its frames)
+) -> dict[tuple[str, str, str], list[tuple[tuple[float, ...], Tensor]]]:
+    "Return the times and scores of the clips, as `score_clips` does, by video, class and method."
+    clips: dict[tuple[str, str, str], list[tuple[tuple[float, ...], Tensor]]] = {}
+    for row in rows.to_dict("records"):
+        times = tuple((row["first_frame"] + step) / row["fps"] for step in range(len(row["scores"])))
+        scores = torch.tensor(row["scores"], dtype=torch.float32)
+        clips.setdefault((row["record"], row["class"], row["method"]), []).append((times, scores))
+    return clips
 
 # %% ../../nbs/evaluate/temporal_localization.ipynb #ee1b7a80
 def temporal_pointing_rows(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.ndimage import convolve1d, gaussian_filter
 from torch import Tensor
 
 from ..core.explanation import Explanation
@@ -83,6 +82,8 @@ def smooth_frames(
     window: int = 3,  # frames that are averaged, odd; mirrored beyond the ends
 ) -> Descriptors:
     "Average the descriptors over neighboring frames (the authors' visualization.py)."
+    from scipy.ndimage import convolve1d
+
     features = descriptors.features.unflatten(0, (len(descriptors.times), -1)).cpu().numpy()
     smoothed = convolve1d(features, [1 / window] * window, axis=0, mode="reflect")
     return replace(descriptors, features=torch.from_numpy(smoothed).flatten(0, 1).to(descriptors.features))
@@ -94,6 +95,8 @@ def authors_display(
     """Return the maps as the authors' videos show them, in [0, 1].
 
     They are scaled, truncated at the mean, stretched in each frame over all words, and blurred (visualization.py)."""
+    from scipy.ndimage import gaussian_filter
+
     maps = explanation.min_max().saliency
     maps = (maps - maps.mean((1, 2, 3), keepdim=True)).clamp(0, 1)
     low, high = maps.amin((0, 2, 3), keepdim=True), maps.amax((0, 2, 3), keepdim=True)

@@ -31,22 +31,30 @@ def propagate_to_frames(
     backward_rule: BackwardRule = excitation_rule,  # or `gradient_rule`
     batch_size: int = 16,  # frames in one pass
     max_cached_frames: int = 256,  # frames up to which activations are kept for the backward pass
-) -> Tensor:  # K × T × rows × columns
+    features: Tensor | None = None,  # output of the start layer, if it is known; computed by default
+    frames: Tensor | None = None,  # indices of the frames whose maps are computed; all by default
+) -> Tensor:  # K × frames × rows × columns
     "Propagate the evidence at `start_layer` to the cells of each frame. Raises InputError as the backward rule does."
 
-    keep = len(inputs) <= max_cached_frames
-
-    def run_forward(chunk: Tensor) -> tuple[Tensor, BackwardFn | None]:
+    def run_chunk(chunk: Tensor) -> tuple[Tensor, BackwardFn]:
         output, backward = backward_rule(network, chunk, target_layer, start_layer)
-        return output.detach(), backward if keep else None
+        return output.detach(), backward
 
-    chunks = inputs.split(batch_size)
-    passes = [run_forward(chunk) for chunk in chunks]
-    features = torch.cat([output for output, _ in passes])
+    backward_fns: list[BackwardFn] = []
+    if features is None:
+        keep, outputs = frames is None and len(inputs) <= max_cached_frames, []
+        for chunk in inputs.split(batch_size):
+            output, backward = run_chunk(chunk)
+            outputs.append(output)
+            backward_fns += [backward] if keep else []
+        features = torch.cat(outputs)
     start_mwp = start_mwp_fn(features).to(features.device)
+    if frames is not None:
+        inputs, start_mwp = inputs[frames], start_mwp[:, frames]
+    chunks = inputs.split(batch_size)
     return collect_maps(
-        (chunk_mwp, backward or backward_rule(network, chunk, target_layer, start_layer)[1])
-        for chunk_mwp, (_, backward), chunk in zip(start_mwp.split(batch_size, 1), passes, chunks, strict=True)
+        (chunk_mwp, backward_fns[index] if backward_fns else run_chunk(chunk)[1])
+        for index, (chunk_mwp, chunk) in enumerate(zip(start_mwp.split(batch_size, 1), chunks, strict=True))
     )
 
 # %% ../../nbs/explain/cnn_rnn.ipynb #d42edb02

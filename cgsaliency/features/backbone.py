@@ -11,13 +11,13 @@ import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from ..core.errors import InputError
 from ..core.geometry import CellGrid
@@ -70,17 +70,19 @@ def _vgg_aliases() -> tuple[tuple[str, str], ...]:
     return (*names, *_FC_ALIASES)
 
 
-_NETS = torchvision.models
+def _build_published(architecture: str, **model_kwargs: Any) -> nn.Module:
+    from torchvision import models  # imported here: it takes over a second
+
+    return getattr(models, architecture)(**model_kwargs)
 
 
-def _inception() -> nn.Module:
-    # pixels are normalized in Backbone
-    return _NETS.inception_v3(init_weights=False, transform_input=False, aux_logits=False)
+# pixels are normalized in Backbone
+_INCEPTION_KWARGS = {"init_weights": False, "transform_input": False, "aux_logits": False}
 
 
 BACKBONES = {
     "vgg16": BackboneSpec(
-        _NETS.vgg16,
+        partial(_build_published, "vgg16"),
         "features.29",
         224,
         aliases=_vgg_aliases(),
@@ -88,11 +90,19 @@ BACKBONES = {
         target_layer="features.25",
     ),
     "inception_v3": BackboneSpec(
-        _inception, "Mixed_7c", 299, (0.5,) * 3, (0.5,) * 3, (("mixed_10", "Mixed_7c"),), ("AuxLogits.",)
+        partial(_build_published, "inception_v3", **_INCEPTION_KWARGS),
+        "Mixed_7c",
+        299,
+        (0.5,) * 3,
+        (0.5,) * 3,
+        (("mixed_10", "Mixed_7c"),),
+        ("AuxLogits.",),
     ),
-    "squeezenet1_1": BackboneSpec(_NETS.squeezenet1_1, "features", 224, split=BackboneSplit(lower_end=12, map_end=13)),
-    "mobilenet_v2": BackboneSpec(_NETS.mobilenet_v2, "features", 224),
-    "resnet50": BackboneSpec(_NETS.resnet50, "layer4", 224),
+    "squeezenet1_1": BackboneSpec(
+        partial(_build_published, "squeezenet1_1"), "features", 224, split=BackboneSplit(lower_end=12, map_end=13)
+    ),
+    "mobilenet_v2": BackboneSpec(partial(_build_published, "mobilenet_v2"), "features", 224),
+    "resnet50": BackboneSpec(partial(_build_published, "resnet50"), "layer4", 224),
     "toynet": BackboneSpec(ToyNet, "features", 128, (0.5,) * 3, (0.5,) * 3),
     "toyvgg": BackboneSpec(
         ToyVGG,
@@ -117,6 +127,8 @@ def list_layers(
     alone after global pooling.
 
     Raises InputError if the network is unknown."""
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
     spec = _backbone_spec(name)
     side = size or spec.size
     with torch.device("meta"):
@@ -180,10 +192,12 @@ def _has_same_keys(weights: dict[str, Tensor], name: str) -> bool:
 
 
 def _imagenet_weights(name: str) -> dict[str, Tensor]:
-    if name not in _NETS.list_models():
+    from torchvision import models
+
+    if name not in models.list_models():
         raise InputError(name, "was never trained on ImageNet", "Give a file of weights")
     try:
-        return _NETS.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True, weights_only=True, progress=False)
+        return models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True, weights_only=True, progress=False)
     # no connection; interrupted; wrong digest; not only tensors
     except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(
@@ -204,6 +218,8 @@ class Backbone(nn.Module):
         size: int | None = None,  # side of the input, pixels; that of the network by default
         **model_kwargs: int,  # of a ToyNet, such as num_labels=120
     ):
+        from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
         super().__init__()
         spec = _backbone_spec(name)
         network = spec.build(**model_kwargs).eval()
@@ -274,6 +290,8 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """Return a digest of the architecture, the layer, the input size and every weight: equal fingerprints mean
         equal features."""
+        import torchvision
+
         digest = hashlib.sha256(f"{self.name} {self.layer} {self.size} {torchvision.__version__}".encode())
         for name, value in sorted(self.body.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())

@@ -24,7 +24,6 @@ from filelock import FileLock
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torchvision.ops import box_iou, nms
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError
@@ -224,6 +223,8 @@ def selective_search(
     boxes = torch.tensor(segments, dtype=torch.float32).reshape(-1, 5)[:, 1:] * enlargement
     random = torch.rand(len(boxes), generator=torch.Generator().manual_seed(seed))
     scores = 1 - random * torch.arange(1, len(boxes) + 1) / max(len(boxes), 1)
+    from torchvision.ops import nms  # imported here: torchvision takes over a second
+
     keep = nms(boxes, scores, beta)[:max_proposals]
     return _or_full_image(boxes[keep], scores[keep], image, on_empty, location)
 
@@ -253,6 +254,8 @@ def box_recall(
     iou_threshold: float = 0.5,  # required IoU
 ) -> Tensor:  # T booleans
     "Return which of the true boxes are found by one of the first `top_k` boxes."
+    from torchvision.ops import box_iou  # imported here: torchvision takes over a second
+
     return (box_iou(boxes[:top_k], true_boxes.to(boxes.dtype)) >= iou_threshold).any(0)
 
 # %% ../../nbs/features/proposals.ipynb #e888e59b

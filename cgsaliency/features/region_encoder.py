@@ -12,7 +12,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_pool
 
 from ..core.errors import InputError
 from ..core.geometry import CellGrid, ImageCrop
@@ -93,6 +92,8 @@ def roi_max_pool(
     boxes: Tensor,  # B × R × (x0, y0, x1, y1), input pixels
 ) -> Tensor:
     "Return the maximum of each channel in each box, B × R × D."
+    from torchvision.ops import roi_pool  # imported here: torchvision takes over a second
+
     maps = at_least_float32(maps)  # roi_pool does not support bfloat16
     # in cells, 0 at the first center
     corners = grid.to_cells(boxes.float().unflatten(2, (2, 2)))

@@ -237,6 +237,15 @@ class RegionInputs:
             self.ids, *(None if values is None else RandomFlips(values, other) for values, other in pairs)
         )
 
+    def select(
+        self,
+        positions: Sequence[int],  # of the images
+    ) -> "RegionInputs":
+        "Read the inputs of some images."
+        parts = (self.inputs, self.boxes, self.proposal_inputs)
+        ids = tuple(self.ids[position] for position in positions)
+        return RegionInputs(ids, *(None if part is None else part[list(positions)] for part in parts))
+
     def with_num_boxes(
         self,
         num_boxes: int | None,  # of each image; None for all

@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import InputError
+
 # %% ../../nbs/features/toy_cnn.ipynb #198ade7b
 class ToyVGG(nn.Module):
     "A small VGG: B × 3 × 112 × 112 images to B × classes scores."
@@ -60,14 +62,20 @@ class ToyVGG(nn.Module):
 
 # %% ../../nbs/features/toy_cnn.ipynb #9a7990f0
 class ToyNet(nn.Module):
-    "A small CNN: B × 3 × H × W images to B × num_labels scores; its `features` are B × channels × H/16 × W/16, ≥ 0."
+    """A small CNN: B × 3 × H × W images to B × num_labels scores; its `features` are B × channels × H/16 × W/16, ≥ 0.
+
+    Raises InputError for an unknown pool."""
 
     def __init__(
         self,
         num_labels: int = 1,  # number of scores, for training on the words of captions
         channels: int = 96,  # D, channels of its last map
+        pool: str = "mean",  # the scores are those of the 'mean' of the map, or of its 'middle': one cell, or 2 × 2
     ):
+        if pool not in ("mean", "middle"):
+            raise InputError("ToyNet", f"there is no pool '{pool}'", "Choose 'mean' or 'middle'")
         super().__init__()
+        self.pool = pool
         sizes, layers = (3, channels // 6, channels // 3, 2 * channels // 3, channels), []
         for inputs, outputs in pairwise(sizes):
             layers += [
@@ -83,5 +91,9 @@ class ToyNet(nn.Module):
         self,
         inputs: Tensor,  # B × 3 × H × W, normalized, sides ≥ 16 pixels
     ) -> Tensor:  # B × num_labels
-        "Return the scores of each image, from the mean of the map through one linear layer."
-        return self.classifier(self.features(inputs.contiguous(memory_format=torch.channels_last)).mean((2, 3)))
+        "Return the scores of each image, from the map's mean, or that of its middle, through one linear layer."
+        maps = self.features(inputs.contiguous(memory_format=torch.channels_last))
+        if self.pool == "middle":
+            top, left = ((side - 1) // 2 for side in maps.shape[2:])
+            maps = maps[:, :, top : maps.shape[2] - top, left : maps.shape[3] - left]
+        return self.classifier(maps.mean((2, 3)))

@@ -48,6 +48,10 @@ class CaptionerBase(nn.Module):
         "Return log p of the next word, B × V, and the state after the previous words (B; None before the first)."
         raise NotImplementedError
 
+    def descriptor_layers(self) -> list[tuple[Tensor, Tensor]]:
+        "Return the weights, rows × D, and biases, rows, of each layer that reads descriptors."
+        raise NotImplementedError
+
     def check_features(self, features: Tensor) -> Tensor:
         "Return the descriptors, B × m × D. Raises InputError if D differs from the captioner's."
         if features.shape[-1] != self.feature_dim:

@@ -25,6 +25,19 @@ from ..features.weights import load_weights, read_weights
 from .traced_rnn import TracedRNN
 
 # %% ../../nbs/models/cnn_lstm.ipynb #20e37e23
+@torch.no_grad()
+def _initialize(rnn: TracedRNN, init_range: float | None, forget_bias: float) -> None:
+    "Draw the weights, and set the biases of the gates that keep the state and add to it."
+    for name, parameter in rnn.named_parameters():
+        if init_range is not None:
+            parameter.uniform_(-init_range, init_range) if name.startswith("weight") else parameter.zero_()
+        if name.startswith("bias_ih"):
+            gates = parameter.chunk(4 if rnn.kind == "lstm" else 3)  # i, f, g and o, or r, z and n
+            gates[1].add_(forget_bias)
+            if rnn.kind == "lstm":
+                gates[0].sub_(forget_bias)
+
+
 class ActionLSTM(nn.Module):
     """An LSTM or GRU over the features of frames, on the TraceableClassifier protocol (Donahue et al. 2015; ebr,
     section 4.1)."""
@@ -38,10 +51,14 @@ class ActionLSTM(nn.Module):
         activation: str = "relu",  # or 'tanh'
         num_layers: int = 1,
         dropout: float = 0.5,  # of the features and of the output, in training
+        # recurrent layers start with weights in [−init_range, init_range] and biases of 0; None: as in `TracedRNN`
+        init_range: float | None = None,
+        forget_bias: float = 0.0,  # added to the first bias of the gate that keeps the state, subtracted from the other
     ):
         super().__init__()
         self.classes = tuple(classes)
         self.rnn = TracedRNN(feature_dim, hidden_dim, kind, activation, num_layers)
+        _initialize(self.rnn, init_range, forget_bias)
         self.head = nn.Linear(hidden_dim, len(self.classes))
         self.dropout = nn.Dropout(dropout)
 
@@ -78,9 +95,10 @@ def predict_video(
     model: ActionLSTM,
     features: Tensor,  # T × D features of all frames
     batch_size: int = 256,  # clips in one pass
+    clip_length: int = 16,  # frames, ≥ 2
 ) -> Tensor:  # classes
     "Return the probability of each class: the mean over the steps of the video's test clips."
-    clips = sliding_clips(len(features))
+    clips = sliding_clips(len(features), clip_length, clip_length // 2)
     indices = torch.tensor([list(clip) for clip in clips])
     return torch.cat([predict_steps(model, features[batch]) for batch in indices.split(batch_size)]).mean((0, 1))
 

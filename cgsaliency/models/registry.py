@@ -136,7 +136,7 @@ CHECKPOINTS = {
 def list_checkpoints(
     artifacts: Path,  # artifacts/<scale>
 ) -> list[str]:
-    "Return the names of the captioners that the run has trained so far, in the order of `CHECKPOINTS`."
+    "Return the names of the captioners that the run has so far, in the order of `CHECKPOINTS`."
     return [
         name
         for name, checkpoint in CHECKPOINTS.items()

@@ -23,16 +23,20 @@ from .decode import DecoderState
 def scan_order(
     rows: int,  # H
     columns: int,  # W
-    scan: str = "rows",  # 'rows' as in the paper, or 'snake' as in the authors' code
+    scan: str = "rows",  # 'rows' as in the paper, 'snake' as in the authors' code, 'columns', or 'random'
 ) -> Tensor:
     """Return the indices of the cells in the order in which they are read, H·W integers (cgvs, section 4.2).
 
-    Raises InputError for another scan."""
+    A random order is the same whenever it is asked for. Raises InputError for another scan."""
     cells = torch.arange(rows * columns).view(rows, columns)
     if scan == "snake":
         cells[1::2] = cells[1::2].flip(1)
+    elif scan == "columns":
+        cells = cells.T
+    elif scan == "random":
+        cells = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(0))
     elif scan != "rows":
-        raise InputError("scan", f"there is no order '{scan}'", "Choose 'rows' or 'snake'")
+        raise InputError("scan", f"there is no order '{scan}'", "Choose 'rows', 'snake', 'columns' or 'random'")
     return cells.flatten()
 
 # %% ../../nbs/models/s2vt.ipynb #23406727
@@ -58,6 +62,7 @@ class S2VT(CaptionerBase):
         dropout: float = 0.5,  # of the LSTM's inputs and outputs, in training
         # order in which a complete set of descriptors is read, of `scan_order`; as given by default
         scan_indices: Sequence[int] | None = None,
+        forget_bias: float = 1.0,  # initial bias of the gate that keeps the state
     ):
         super().__init__(vocabulary, feature_dim, max_words)
         self.hidden_dim = hidden_dim
@@ -68,9 +73,9 @@ class S2VT(CaptionerBase):
         self.dropout = nn.Dropout(dropout)
         indices = [] if scan_indices is None else list(scan_indices)
         self.register_buffer("scan_indices", torch.tensor(indices, dtype=torch.long))
-        self._init_parameters()
+        self._init_parameters(forget_bias)
 
-    def _init_parameters(self) -> None:
+    def _init_parameters(self, forget_bias: float) -> None:
         for matrix in (
             self.embed_descriptor.weight,
             self.embed_word.weight,
@@ -82,8 +87,12 @@ class S2VT(CaptionerBase):
         for bias in (self.embed_descriptor.bias, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
             nn.init.zeros_(bias)
         # torch orders the gates input, forget, candidate, output
-        nn.init.ones_(self.lstm.bias_ih_l0.data[self.hidden_dim : 2 * self.hidden_dim])
+        nn.init.constant_(self.lstm.bias_ih_l0.data[self.hidden_dim : 2 * self.hidden_dim], forget_bias)
         self.to_logits.bias.data.copy_(self.vocabulary.log_frequency())
+
+    def descriptor_layers(self) -> list[tuple[Tensor, Tensor]]:
+        "Return the weights and biases of the embedding of descriptors."
+        return [(self.embed_descriptor.weight, self.embed_descriptor.bias)]
 
     def _embed_descriptors(self, features: Tensor) -> Tensor:
         features = self.check_features(features)

@@ -68,6 +68,12 @@ class SoftAttention(CaptionerBase):
         self.dropout = nn.Dropout(dropout)
         self.to_logits.bias.data.copy_(vocabulary.log_frequency())
 
+    def descriptor_layers(self) -> list[tuple[Tensor, Tensor]]:
+        "Return the weights and biases of the initial state, the keys, the LSTM and the output."
+        layers = (self.init_lstm[0], self.keys, self.from_context)
+        lstm_weight = self.cell.weight_ih[:, -self.feature_dim :]
+        return [(layer.weight, layer.bias) for layer in layers] + [(lstm_weight, self.cell.bias_ih)]
+
     def init_state(self, features: Tensor) -> SoftAttentionState:
         "Return the state before the first word, from B × m × D descriptors."
         features = self.check_features(features)

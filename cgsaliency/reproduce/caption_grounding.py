@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from ..core.errors import InputError
 from ..core.explanation import Explanation
@@ -34,22 +34,50 @@ from ..features.receptive_field import cell_grid
 EB_R_METHODS = ("EB-R", "cEB-R")
 
 
-def _signals(
-    captioner: TraceableCaptioner,
-    features: Tensor,  # m × D descriptors
-    captions: Sequence[Sequence[str]],
-    spans: Sequence[Sequence[slice] | None],  # of each caption
-    variants: Sequence[str],
-    truncate: bool,
-) -> Tensor:
-    "Return the evidence of each unit, over the sum of the descriptors: captions' targets × methods × variants × D."
-    evidence = []
-    for tokens, caption_spans in zip(captions, spans, strict=True):
-        parts = context_evidence_parts(captioner, features, tokens, caption_spans, variants, truncate=truncate)
-        both = torch.stack([parts[:, 0], parts[:, 0] - parts[:, 1]], 1)  # variants × methods × targets × D
-        evidence.append(both.permute(2, 1, 0, 3))
-    signals = torch.cat(evidence)
-    return evidence_per_unit(signals.flatten(0, 2), features).view_as(signals)
+def _added_words(
+    parts: Tensor,  # variants × signs × words × D
+    spans: Sequence[slice],  # K phrases
+) -> Tensor:  # variants × signs × K × D
+    "Return the sum of the parts of the words of each phrase."
+    words = torch.zeros(len(spans), parts.shape[2], dtype=parts.dtype, device=parts.device)
+    for row, span in zip(words, spans, strict=True):
+        row[span] = 1.0
+    return words @ parts
+
+
+@dataclass(frozen=True)
+class _Request:
+    "What is explained: phrases of captions, or all words of a caption, by some methods and variants."
+
+    captions: Sequence[Sequence[str]]
+    spans: Sequence[Sequence[slice] | None]  # of each caption
+    methods: Sequence[str]
+    variants: Sequence[str]
+    at_once: bool
+    truncate: bool
+
+    def signals(
+        self,
+        captioner: TraceableCaptioner,
+        features: Tensor,  # m × D descriptors
+    ) -> Tensor:
+        "Return the evidence of each unit, over the descriptors' sum: captions' targets × methods × variants × D."
+        evidence = []
+        for tokens, spans in zip(self.captions, self.spans, strict=True):
+            are_added = spans is not None and not self.at_once
+            parts = context_evidence_parts(
+                captioner, features, tokens, None if are_added else spans, self.variants, truncate=self.truncate
+            )
+            if are_added:
+                parts = _added_words(parts, spans)
+            by_method = {"EB-R": parts[:, 0], "cEB-R": parts[:, 0] - parts[:, 1]}  # variants × targets × D
+            evidence.append(torch.stack([by_method[method] for method in self.methods]).permute(2, 0, 1, 3))
+        signals = torch.cat(evidence)
+        return evidence_per_unit(signals.flatten(0, 2), features).view_as(signals)
+
+    def names(self) -> list[tuple[str, ...]]:
+        "Return the names of each caption's targets."
+        return [_target_names(tokens, spans) for tokens, spans in zip(self.captions, self.spans, strict=True)]
 
 
 def _target_names(tokens: Sequence[str], spans: Sequence[slice] | None) -> tuple[str, ...]:
@@ -77,6 +105,8 @@ class CaptionGrounding:
     @cached_property
     def _lower_body(self) -> nn.Module:
         "Return the CNN up to the layer with cells."
+        from torchvision.models.feature_extraction import create_feature_extractor
+
         return create_feature_extractor(
             self.extractor.backbone.body, {self.target_layer: "map"}, suppress_diff_warning=True
         )
@@ -119,8 +149,10 @@ class CaptionGrounding:
         geometry: MapGeometry | None = None,  # view of the inputs and times of the frames
         variants: Sequence[str] = VARIANTS,
         truncate: bool = False,  # whether a caption that is too long is truncated; an error otherwise
-        # phrases of each caption, each started at all of its steps; None: its single tokens
+        # phrases of each caption; None: its single tokens
         spans: Sequence[Sequence[slice] | None] | None = None,
+        methods: Sequence[str] = EB_R_METHODS,
+        at_once: bool = True,  # whether a phrase is one signal from all of its steps, or the sum of its words' maps
     ) -> list[dict[tuple[str, str], Explanation]]:  # of each caption, by method ('EB-R', 'cEB-R') and variant
         """Explain the words or phrases of the captions, by both methods.
 
@@ -128,9 +160,9 @@ class CaptionGrounding:
         geometry = geometry or MapGeometry()
         geometry = MapGeometry(self.grid, geometry.view, geometry.times)
         spans = [None] * len(captions) if spans is None else spans
+        request = _Request(captions, spans, methods, variants, at_once, truncate)
         maps_fn = self._cell_maps if self.target_layer is None else self._propagated_maps
-        maps = maps_fn(captioner, inputs, captions, spans, variants, truncate)
-        names = [_target_names(tokens, caption_spans) for tokens, caption_spans in zip(captions, spans, strict=True)]
+        maps, names = maps_fn(captioner, inputs, request), request.names()
         # of each caption: targets × methods × variants × T × rows × columns
         caption_maps = maps.split([len(targets) for targets in names])
         return [
@@ -138,7 +170,7 @@ class CaptionGrounding:
                 (method, variant): make_explanation(
                     target_maps[:, m, v].clone(), inputs, targets, method, self._settings(variant), geometry
                 )
-                for m, method in enumerate(EB_R_METHODS)
+                for m, method in enumerate(methods)
                 for v, variant in enumerate(variants)
             }
             for targets, target_maps in zip(names, caption_maps, strict=True)
@@ -147,22 +179,21 @@ class CaptionGrounding:
     def _settings(self, variant: str) -> dict:
         return {"form": self.form, "target_layer": self.target_layer, "variant": variant}
 
-    def _propagated_maps(self, captioner, inputs, captions, spans, variants, truncate) -> Tensor:
+    def _propagated_maps(self, captioner: TraceableCaptioner, inputs: Tensor, request: _Request) -> Tensor:
         "Return the maps of the layer below fc7, targets × methods × variants × T × rows × columns."
         backbone = self.extractor.backbone
 
         def frame_evidence(outputs: Tensor) -> Tensor:
-            signals = _signals(captioner, outputs, captions, spans, variants, truncate)
-            return (signals[:, :, :, None] * outputs).flatten(0, 2)
+            return (request.signals(captioner, outputs)[:, :, :, None] * outputs).flatten(0, 2)
 
         start, target = f"body.{backbone.layer}", f"body.{self.target_layer}"
         maps = propagate_to_frames(backbone, start, inputs, frame_evidence, target)
-        return maps.cpu().unflatten(0, (-1, len(EB_R_METHODS), len(variants)))
+        return maps.cpu().unflatten(0, (-1, len(request.methods), len(request.variants)))
 
-    def _cell_maps(self, captioner, inputs, captions, spans, variants, truncate) -> Tensor:
+    def _cell_maps(self, captioner: TraceableCaptioner, inputs: Tensor, request: _Request) -> Tensor:
         "Return the maps of the cells that the captioner reads."
         features = self.extractor.extract(inputs).flatten(0, 1).clone()
-        maps = _signals(captioner, features, captions, spans, variants, truncate) @ features.T
+        maps = request.signals(captioner, features) @ features.T
         grid = self.extractor.grid
         return maps.unflatten(-1, (len(inputs), grid.rows, grid.columns))
 
@@ -172,12 +203,12 @@ class CaptionGrounding:
         sample: Sample,
         captions: Sequence[Sequence[str]] | None = None,  # those of the sample by default
         variants: Sequence[str] = VARIANTS,
-        spans: Sequence[Sequence[slice] | None] | None = None,  # as for `explain`
+        **options: Any,  # spans, methods and at_once of `explain`
     ) -> list[dict[tuple[str, str], Explanation]]:  # as `explain`
         "Explain captions of an image; those that are too long are truncated. Raises InputError as `explain`."
         captions = [caption.tokens for caption in sample.captions] if captions is None else captions
         inputs, geometry = self.image_input(sample)
-        return self.explain(captioner, inputs, captions, geometry, variants, truncate=True, spans=spans)
+        return self.explain(captioner, inputs, captions, geometry, variants, truncate=True, **options)
 
     def explain_video(
         self,
@@ -187,12 +218,13 @@ class CaptionGrounding:
         num_frames: int,  # evenly spaced, first and last included
         index: VideoIndex | None = None,  # index of the videos
         variants: Sequence[str] = VARIANTS,
+        **options: Any,  # spans, methods and at_once of `explain`
     ) -> list[dict[tuple[str, str], Explanation]]:  # as `explain`
         "Explain captions of a video; those that are too long are truncated. Raises InputError as `explain`."
         clip, view = read_frames(sample.path, num_frames, index=index), self.extractor.image_crop(sample)
         inputs = torch.stack([to_input(frame, view) for frame in clip.frames])
         geometry = MapGeometry(view=view, times=clip.times)
-        return self.explain(captioner, inputs, captions, geometry, variants, truncate=True)
+        return self.explain(captioner, inputs, captions, geometry, variants, truncate=True, **options)
 
 # %% ../../nbs/reproduce/caption_grounding.ipynb #73cd771b
 def save_caption_grounding(

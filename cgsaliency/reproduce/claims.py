@@ -37,9 +37,12 @@ def claim_greater(
     statement: str,  # the claim in a few words
     difference: Interval,  # of a − b, for the claim a > b
     evidence: str,  # source of the numbers, such as 'table1'
+    tolerance: float = 0.0,  # largest difference that counts as none, in the same unit
 ) -> dict:  # with `CLAIM_COLUMNS`
-    "Test the claim a > b: it holds if the complete interval of the difference is above zero."
-    return _claim_row(claim, statement, difference, verdict(difference), evidence)
+    """Test the claim a > b: it holds if the complete interval of the difference is above zero.
+
+    It does not hold if the interval is below zero, or within the tolerance: then the two are about equal."""
+    return _claim_row(claim, statement, difference, verdict(difference, tolerance), evidence)
 
 
 def claim_ratio_equal(
@@ -186,11 +189,11 @@ CLAIMS_CSV = Path(str(files("cgsaliency.reproduce") / "data/paper_claims.csv"))
 
 def paper_claims(
     path: Path = CLAIMS_CSV,
-) -> pd.DataFrame:  # claim, paper, place, statement
+) -> pd.DataFrame:  # claim, paper, place, statement, and the statement in at most ten words
     """Read the claims of the three papers, in order.
 
     Raises InputError if the file is broken or lists a claim twice."""
-    columns = ["claim", "paper", "place", "statement"]
+    columns = ["claim", "paper", "place", "statement", "short"]
     try:
         claims = pd.read_csv(path, keep_default_na=False)
     except (OSError, ValueError) as error:

@@ -8,16 +8,36 @@ __all__ = ['NotebookContext', 'init_notebook']
 # %% ../../nbs/reproduce/context.ipynb #4b00f8a1
 import os
 import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..core.distributed import init_processes
+from ..core.distributed import init_processes, main_process_first, rank_and_world_size
 from ..core.errors import InputError
-from ..core.io import package_versions, write_json
-from ..core.runtime import default_device, seed_everything, set_compile, set_precision
+from ..core.io import package_versions, read_json, write_json
+from cgsaliency.core.runtime import (
+    default_device,
+    seed_everything,
+    set_compile,
+    set_precision,
+    set_weights_precision,
+)
 from .scale_config import load_scale_config
+from cgsaliency.reproduce.trained_weights import (
+    PUT_VARIABLE,
+    TRAININGS,
+    ShippedWeights,
+    remove_taken,
+    weights_root,
+    write_artifact_card,
+)
+from .training_data import draw_training_data
 
 # %% ../../nbs/reproduce/context.ipynb #5a418232
 @dataclass(frozen=True)
@@ -29,6 +49,87 @@ class NotebookContext:
     data: Path  # folder of the data sets
     artifacts: Path  # artifacts/<scale>, for data, features and models
     reports: Path  # reports/<scale>/<paper>, for tables and figures
+    scale: str = ""  # one of `SCALES`, or the path of a YAML file
+
+    @cached_property
+    def shipped_weights(self) -> ShippedWeights:
+        "Return the weights of the scale that travel with the project."
+        return ShippedWeights(self.scale, self.data, weights_root())
+
+    @property
+    def train_data(self) -> Path:
+        "Return the folder of the section's training data; drawn ones are drawn when it is asked for the first time."
+        return self.training_folder(*TRAININGS[self.section].data)
+
+    def training_folder(
+        self,
+        *groups: str,  # of data sets, such as 'coco' (`reproduce.training_data`)
+    ) -> Path:
+        "Return the folder of the training data of these data sets; drawn ones are drawn if they are not there."
+        drawn = [name for name in groups if f"synth_{name}" in self.shipped_weights.sections]
+        folder = self.artifacts / "train_data"
+        with main_process_first():
+            for name in drawn:
+                draw_training_data(name, self.scale, folder, progress=rank_and_world_size()[0] == 0)
+        return folder if drawn else self.data
+
+    def train_or_take(
+        self,
+        train: Callable[[], object],  # trains all models of the section, and leaves the files
+        names: Sequence[str],  # files and folders that it leaves, in artifacts/<scale>
+    ) -> None:
+        """Take the weights of the section that travel with the project if they fit; otherwise train.
+
+        What comes after reads the files only. A sentence says where the weights are from, or why they are trained
+        anew."""
+        shipped, path = self.shipped_weights, self.artifacts / f"{self.section}.training.json"
+        is_main = rank_and_world_size()[0] == 0
+        if (reason := shipped.refusal(self.section)) is None:
+            with main_process_first():
+                if is_main:
+                    shipped.take(self.section, self.artifacts)
+                    path.unlink(missing_ok=True)
+            print(shipped.origin(self.section))
+            return
+        print(f"{reason}: {self.section} is trained anew.")
+        with main_process_first():
+            if is_main:
+                remove_taken(self.section, self.artifacts)
+        start = time.monotonic()
+        train()
+        if is_main:
+            seconds = (read_json(path)["seconds"] if path.is_file() else 0.0) + time.monotonic() - start
+            write_json(path, {"names": list(names), "seconds": seconds})
+
+    def write_card(
+        self,
+        weak_points: dict[str, Any],  # what the models are bad at, measured on validation data, by name
+    ) -> None:
+        """Write the card of what was trained, and put the files into place if `make weights` runs the notebook.
+
+        Raises InputError if a file that the training should leave is not there."""
+        path = self.artifacts / f"{self.section}.training.json"
+        if not path.is_file() or rank_and_world_size()[0]:
+            return
+        training, commit = read_json(path), _git("rev-parse", "HEAD")
+        trained = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            **({"commit": commit} if commit else {}),
+            "device": _device_name(default_device()),
+            "hours": round(training["seconds"] / 3600, 3),
+        }
+        write_artifact_card(self.shipped_weights, self.section, self.artifacts, training["names"], trained, weak_points)
+        if root := os.environ.get(PUT_VARIABLE):
+            ShippedWeights(self.scale, self.data, Path(root)).put(self.section, self.artifacts)
+
+
+def _git(*arguments: str) -> str:
+    "Return the output of a git command; '' outside a git checkout."
+    try:
+        completed = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return "" if completed.returncode else completed.stdout.strip()
 
 
 def init_notebook(
@@ -56,10 +157,12 @@ def init_notebook(
     torch.set_num_threads(settings.get("threads", 2))
     set_precision(settings.get("precision", "float32"))
     set_compile(settings.get("compile", False))
+    set_weights_precision(settings.get("weights_precision", "float32"))
     if run_info := os.environ.get("CGSALIENCY_RUN_INFO"):
         device = _device_name(default_device())
         write_json(Path(run_info), {"settings": settings, "device": device, "versions": package_versions()})
-    return NotebookContext(section, settings, Path(data), Path(artifacts), Path(reports) / section.rpartition("/")[0])
+    report_folder = Path(reports) / section.rpartition("/")[0]
+    return NotebookContext(section, settings, Path(data), Path(artifacts), report_folder, scale)
 
 
 def _device_name(device: torch.device) -> str:

@@ -33,7 +33,7 @@ def end_with_parent() -> None:
 def exit_after(
     function: Callable[[], Any],
 ) -> NoReturn:
-    "Call the function in a fork, and end the process with the exit status that Python would return."
+    "Call the function, and end this process, which is a fork, with the exit status that Python would return."
     status: int | str | None = 0
     try:
         function()

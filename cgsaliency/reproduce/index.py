@@ -71,19 +71,14 @@ def _scorecard(path: Path) -> str:
         return ""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    counts = ", ".join(
-        f"{sum(row['verdict'] == verdict for row in rows)} {verdict}"
-        for verdict in ("holds", "does not hold", "undecided", "open")
-        if any(row["verdict"] == verdict for row in rows)
-    )
     lines = "".join(
         f"<tr><td>{row['claim']}</td><td>{html.escape(row['statement'])}</td><td>{html.escape(row['place'])}</td><td"
-        f' class="{row["verdict"].split()[0]}">{row["verdict"]}</td></tr>'
+        f' class="{row["verdict"].split()[0]}">{html.escape(row["in_words"])}</td></tr>'
         for row in rows
     )
     return (
-        f'<h2>What the papers claim</h2><p>Of {len(rows)} claims: {counts}. <a href="claims.html">The scorecard with'
-        ' effects and intervals.</a></p><div class="wide"><table><tr><th>claim</th><th>statement</th>'
+        '<h2>What the papers claim</h2><p><a href="claims.html">The scorecard with effects and intervals.</a></p>'
+        '<div class="wide"><table><tr><th>claim</th><th>statement</th>'
         f"<th>place</th><th>verdict</th></tr>{lines}</table></div>"
     )
 

@@ -128,6 +128,7 @@ def status(
     data: str = "",  # folder of the data sets, for scales without synthetic data
     reports: str = "reports",
     artifacts: str = "artifacts",
+    weights: str = "weights",  # folder of the trained weights that are taken, or 'none'
 ) -> pd.DataFrame:  # notebook, state (as `read_summary`, or 'running' or 'failed'), reason, seconds
     """Return one row for each notebook of the scale.
 
@@ -137,7 +138,8 @@ def status(
         raise InputError(
             root, "is not the project's folder: it holds no Snakefile", "Change into the folder that git cloned"
         )
-    config = [f"scale={scale}", f"reports={reports}", f"artifacts={artifacts}", *([f"data={data}"] if data else [])]
+    folders = {"reports": reports, "artifacts": artifacts, "weights": weights, **({"data": data} if data else {})}
+    config = [f"scale={scale}", *(f"{name}={folder}" for name, folder in folders.items())]
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--detailed-summary", "--config", *config]
     completed = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if completed.returncode:

@@ -10,6 +10,7 @@ __all__ = ['ACTION_WIDTH', 'ACTION_HEIGHT', 'render_video', 'ActionClipScript', 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from os.path import commonprefix
 from random import Random
 
@@ -38,10 +39,12 @@ from cgsaliency.synth.scenes import (
     PERSON_TYPES,
     SUPERSAMPLING,
     Bias,
+    Box,
     Scene,
     draw_background,
     draw_object,
     draw_person,
+    paint_shapes,
     rasterize,
 )
 from .videos import MotionPattern, TrackedObject, trajectory
@@ -50,10 +53,43 @@ from .videos import MotionPattern, TrackedObject, trajectory
 def render_video(
     scenes: Sequence[Scene],  # all of one size, at least one
 ) -> list[Image.Image]:
-    "Render each scene to the same image as `render`; the leading shapes that all scenes share are rendered only once."
+    "Render each scene to the same image as `render`; the leading shapes that neighbors share are rendered only once."
+    images = []
+    for _, group in groupby(scenes, key=lambda scene: scene.background):
+        images += _render_over_background(list(group))
+    return images
+
+
+_BORDER = 2  # pixels that a line is wider than its points
+
+
+def _render_over_background(scenes: list[Scene]) -> list[Image.Image]:
+    "Render the shapes that all scenes share once, and of each scene only the part that its other shapes cover."
     num_shared = len(commonprefix([scene.shapes for scene in scenes]))
-    shared = rasterize(scenes[0], scenes[0].shapes[:num_shared])
-    return [rasterize(scene, scene.shapes[num_shared:], shared).reduce(SUPERSAMPLING) for scene in scenes]
+    background = rasterize(scenes[0], scenes[0].shapes[:num_shared])
+    background_image, canvas = background.reduce(SUPERSAMPLING), background.copy()
+    images = []
+    for scene in scenes:
+        shapes, image = scene.shapes[num_shared:], background_image.copy()
+        images.append(image)
+        if not shapes:
+            continue
+        paint_shapes(canvas, shapes)
+        x0, y0, x1, y1 = _covered_part(scene, shapes)
+        if x0 < x1 and y0 < y1:
+            part = tuple(SUPERSAMPLING * side for side in (x0, y0, x1, y1))
+            image.paste(canvas.crop(part).reduce(SUPERSAMPLING), (x0, y0))
+            canvas.paste(background.crop(part), part)
+    return images
+
+
+def _covered_part(scene: Scene, shapes: Sequence[tuple]) -> Box:
+    "Return a box around the shapes, inside the image."
+    all_xs = [x for _, _, points in shapes for x in points[0::2]]
+    all_ys = [y for _, _, points in shapes for y in points[1::2]]
+    x0, y0 = min(all_xs) // SUPERSAMPLING - _BORDER, min(all_ys) // SUPERSAMPLING - _BORDER
+    x1, y1 = max(all_xs) // SUPERSAMPLING + 1 + _BORDER, max(all_ys) // SUPERSAMPLING + 1 + _BORDER
+    return max(x0, 0), max(y0, 0), min(x1, scene.width), min(y1, scene.height)
 
 # %% ../../nbs/synth/action_videos.ipynb #4ccc8e53
 ACTION_WIDTH, ACTION_HEIGHT = 160, 120  # half of the official 320 × 240 pixels
@@ -157,7 +193,7 @@ def _draw_passing_animal(scenes: list[Scene], rng: Random) -> TrackedObject:
     scale = rng.randrange(70, 95) / 100
     width, height = (side * scale for side in OBJECT_SIZES[kind])
     pattern = MotionPattern(("passes", "is passing"), speed=rng.randrange(30, 130) / 100, hop_height=2, period=8)
-    bottom = max(first.ground_y + rng.randrange(8, 40), height + 3)
+    bottom = min(max(first.ground_y + rng.randrange(8, 40), height + 3), first.height - 2)
     room = first.width - width
     start_x, forward = rng.random() * room, rng.random() < 0.5
     boxes = []
@@ -170,6 +206,10 @@ def _draw_passing_animal(scenes: list[Scene], rng: Random) -> TrackedObject:
     return TrackedObject(kind, ("animals",), (f"a {kind}",), tuple(boxes), tuple(range(len(scenes))))
 
 # %% ../../nbs/synth/action_videos.ipynb #8260e88a
+_CLIP_FRAMES = 128, 161  # number of frames of a clip, half-open
+_MOTION_FRAMES = 36, 65  # frames that one execution of an action lasts, half-open
+
+
 def sample_action_clip(
     seed: int,  # of the complete data set
     name: str,  # class in MOTIONS
@@ -186,11 +226,11 @@ def sample_action_clip(
     appearance = sample_appearance(group_rng)
     empty = _sample_empty_scene(group_rng, motion, bias)
     placement = sample_placement(rng, [name], empty.ground_y, bias)
-    total_frames = rng.randrange(30, 61)
+    total_frames = rng.randrange(*_CLIP_FRAMES)
+    repetitions = round(total_frames / rng.randrange(*_MOTION_FRAMES))
     if rng.random() < 0.75 or motion.prop in REQUIRED_PROPS:
         draw_prop(empty, PROPS[motion.prop], placement)
     scenes = [_copy_scene(empty) for _ in range(total_frames)]
-    repetitions = 2 if motion.repeatable and total_frames >= 46 and rng.random() < 0.6 else 1
     times = [k * repetitions / total_frames % 1 for k in range(total_frames)]
     hips = [interpolate_pose(motion, time)["trunk"][0] for time in times]
     mean_x = sum(placement.to_pixels(hip)[0] for hip in hips) / total_frames
@@ -211,7 +251,7 @@ def _sample_empty_scene(rng: Random, motion: Motion, bias: Bias) -> Scene:
     "Sample a scene with a background, one that is typical for the motion as often as the bias states."
     is_typical = rng.random() < bias.context
     background = rng.choice(motion.backgrounds if is_typical else tuple(BACKGROUNDS))
-    scene = Scene(ACTION_WIDTH, ACTION_HEIGHT, background, ACTION_HEIGHT * rng.randrange(46, 60) // 100)
+    scene = Scene(ACTION_WIDTH, ACTION_HEIGHT, background, ACTION_HEIGHT * rng.randrange(34, 72) // 100)
     scene.objects += draw_background(scene, Random(rng.random()))
     return scene
 
@@ -252,6 +292,17 @@ def _draw_segment(scenes: list[Scene], fps: int, appearance: Appearance, segment
 
 
 _MAX_WALK = 16  # tenths of a second that a walk back lasts at most
+_MIN_ACTIVITY, _MAX_ACTIVITY = 8, 30  # tenths of a second that another activity lasts
+_ACTIVITY_RATE = 0.75  # how often there is one, if there is time
+_HIP_HEIGHT = 0.46  # of a standing actor, body heights
+# height of the hip above that of a standing actor, body heights, and the pose, in turn
+_STANDING = ((0.0, "stand"), (0.0, "stand"), (0.0, "stand"))
+_ACTIVITIES = {
+    "run on the spot": tuple((-0.02 * (k % 2 == 0), f"run{k % 4}") for k in range(13)),
+    "hop": tuple((0.16 if k % 2 else -0.06, "raised" if k % 2 else "crouch") for k in range(9)),
+    "stretch": tuple((0.0, "raised" if k % 2 else "stand") for k in range(5)),
+    "bend the knees": tuple((-0.08 if k % 2 else 0.0, "crouch" if k % 2 else "stand") for k in range(7)),
+}  # of no class
 
 
 def _segments_before(
@@ -263,7 +314,7 @@ def _segments_before(
     rng: Random,
 ) -> list[_MotionSegment]:
     """Return what the actor does before a motion: after a previous motion, walk back to the start or leave the
-    image; then stand."""
+    image; then often another activity, such as running on the spot; then stand."""
     _, start_x, start_y, _ = motion.keys[0]
     is_far = last_hip is not None and last_hip[0] - start_x > 0.3
     can_walk = is_far and last_hip[1] > 0 and motion.prop not in FOREGROUND_PROPS
@@ -273,6 +324,11 @@ def _segments_before(
         segments.append(_walk_back(placement, last_hip[0], last_hip[0] - start_x, start, ready))
     elif last_hip is None or is_far:
         ready = start + rng.randrange((end - start) * 3 // 4)
+    if end - ready >= _MIN_ACTIVITY and rng.random() < _ACTIVITY_RATE:
+        activity_end = ready + rng.randrange(_MIN_ACTIVITY, min(end - ready, _MAX_ACTIVITY) + 1)
+        activity = _waiting(motion, rng.choice(list(_ACTIVITIES.values())))
+        segments.append(_MotionSegment(activity, placement, ready, activity_end))
+        ready = activity_end
     if ready < end:
         segments.append(_MotionSegment(_waiting(motion), placement, ready, end))
     return segments
@@ -286,15 +342,18 @@ def _walk_back(placement: Placement, x: float, distance: float, start: int, end:
     return _MotionSegment(walk, walk_placement, start, end)
 
 
-def _waiting(motion: Motion) -> Motion:
-    "Return the motion of an actor who waits at the start of a motion, with objects in the hand or on the floor."
+def _waiting(motion: Motion, activity: Sequence[tuple[float, str]] = _STANDING) -> Motion:
+    """Return the motion of an actor who waits at the start of a motion, with objects in the hand or on the floor, and
+    passes the time with an activity."""
     _, x, y, _ = motion.keys[0]
-    hip_y = max(y, 0.46)
+    hip_y = max(y, _HIP_HEIGHT)
     objects = {}
     for kind, ((time, position, vector), *_) in motion.objects.items():
         if time == 0 and (position is None or position[1] < 0.1):
             objects[kind] = ((0, position, vector), (1, position, vector))
-    return Motion(((0, x, hip_y, "stand"), (0.5, x + 0.02, hip_y, "stand"), (1, x, hip_y, "stand")), objects)
+    last = len(activity) - 1
+    keys = [(k / last, x + 0.02 * (k % 2), hip_y + lift, pose) for k, (lift, pose) in enumerate(activity)]
+    return Motion(tuple(keys), objects)
 
 # %% ../../nbs/synth/action_videos.ipynb #875f6f58
 def sample_untrimmed_video(
@@ -341,7 +400,7 @@ _INCOMPLETE_PART = 0.42  # the part of a motion that an actor who stops half way
 def _plan_actions(rng: Random, index: int) -> list[_PlannedAction]:
     "Sample the actions in their order: complete ones, and sometimes one that the actor does not complete."
     names = [list(MOTIONS)[index % 8]] * rng.choice((1, 2, 2, 3))
-    if len(names) > 1 and names[0] in _SIMILAR_ACTIONS and rng.random() < 0.25:
+    if len(names) > 1 and names[0] in _SIMILAR_ACTIONS and rng.random() < 0.4:
         names[-1] = _SIMILAR_ACTIONS[names[0]]
     planned = [_PlannedAction(name, rng.randrange(14, 27), True) for name in names]
     if rng.random() < 0.35:

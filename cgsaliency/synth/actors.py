@@ -86,7 +86,6 @@ class Motion:
     objects: dict[str, tuple[tuple[float, Point | None, Point], ...]]
     backgrounds: tuple[str, ...] = ()  # names in BACKGROUNDS
     prop: str = ""  # name in PROPS
-    repeatable: bool = False  # whether it may occur twice in a clip
 
 # %% ../../nbs/synth/actors.ipynb #0366d262
 def gait_keyframes(
@@ -184,7 +183,6 @@ MOTIONS = {
         },
         ("park", "beach"),
         "flag",
-        True,
     ),
     "TennisSwing": Motion(
         (
@@ -220,7 +218,6 @@ MOTIONS = {
         },
         ("park", "street"),
         "low net",
-        True,
     ),
     "CricketBowling": Motion(
         (

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Box', 'Color', 'FIGURE_SHAPES', 'COLORS', 'SUPERSAMPLING', 'SKIN_COLORS', 'HAIR_COLORS', 'PERSON_TYPES',
-           'BACKGROUNDS', 'OBJECT_SIZES', 'ANIMAL_COLORS', 'INSTRUMENTS', 'IMAGE_SIZES', 'Bias', 'SceneObject', 'Scene',
-           'draw_figure', 'draw_shape', 'enclosing_box', 'render', 'rasterize', 'draw_person', 'Background',
-           'draw_background', 'sample_scene', 'draw_object', 'draw_instrument']
+           'BACKGROUNDS', 'OBJECT_SIZES', 'ANIMAL_COLORS', 'OTHER_NAMES', 'INSTRUMENTS', 'IMAGE_SIZES', 'Bias',
+           'SceneObject', 'Scene', 'draw_figure', 'draw_shape', 'enclosing_box', 'render', 'rasterize', 'paint_shapes',
+           'draw_person', 'Background', 'draw_background', 'sample_scene', 'draw_object', 'draw_instrument']
 
 # %% ../../nbs/synth/scenes.ipynb #2760a1b7
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -24,7 +25,7 @@ Color = tuple[int, int, int]  # RGB, 0 to 255
 class Bias:
     "Biases of the images, each in [0, 1]; 0 is no bias."
 
-    center: float = 0.3  # how far people are pulled from a random position to the center
+    center: float = 0.1  # how far people are pulled from a random position to the center
     context: float = 0.85  # how often an object is typical for its background
 
 
@@ -41,6 +42,7 @@ class SceneObject:
     boxes: list[Box] = field(default_factory=list)
     scene: bool = False  # annotated as the scene
     owner: "SceneObject | None" = None  # who wears, holds or has it
+    pose: str = ""  # of a person: 'plain', 'holding' or 'raised'
 
 
 @dataclass
@@ -232,15 +234,16 @@ def draw_shape(
     "Draw the shape and return the box that it fills, inside the image."
     xs = [round(SUPERSAMPLING * x) for x in xs]
     ys = [round(SUPERSAMPLING * y) for y in ys]
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
     if shape_type in ("ellipse", "ring", "chord"):
-        xs, ys = sorted(xs), sorted(ys)
-    points = tuple(coordinate for point in zip(xs, ys, strict=True) for coordinate in point)
+        points = left, top, right, bottom
+    else:
+        points = tuple(chain.from_iterable(zip(xs, ys, strict=True)))
     scene.shapes.append((shape_type, color, points))
-    # a chord is the upper half of its ellipse
-    bottom = (min(ys) + max(ys)) // 2 if shape_type == "chord" else max(ys)
-    x0, y0 = min(xs) // SUPERSAMPLING, min(ys) // SUPERSAMPLING
-    x1, y1 = -(-(max(xs) + 1) // SUPERSAMPLING), -(-(bottom + 1) // SUPERSAMPLING)
-    return max(x0, 0), max(y0, 0), min(x1, scene.width), min(y1, scene.height)
+    if shape_type == "chord":
+        bottom = (top + bottom) // 2  # a chord is the upper half of its ellipse
+    x1, y1 = right // SUPERSAMPLING + 1, bottom // SUPERSAMPLING + 1
+    return max(left // SUPERSAMPLING, 0), max(top // SUPERSAMPLING, 0), min(x1, scene.width), min(y1, scene.height)
 
 
 def enclosing_box(boxes: list[Box]) -> Box:
@@ -277,6 +280,15 @@ def rasterize(
         canvas = Image.new("RGB", (scene.width * SUPERSAMPLING, scene.height * SUPERSAMPLING), "#dfe7ea")
     else:
         canvas = canvas.copy()
+    paint_shapes(canvas, shapes)
+    return canvas
+
+
+def paint_shapes(
+    canvas: Image.Image,  # RGB, SUPERSAMPLING times as large as the image; receives the shapes
+    shapes: Sequence[tuple],  # such as `scene.shapes`, back to front
+) -> None:
+    "Paint the shapes on the canvas."
     draw = ImageDraw.Draw(canvas)
     for shape_type, color, points in shapes:
         if shape_type == "polygon":
@@ -289,7 +301,6 @@ def rasterize(
             draw.chord(points, 180, 360, fill=color)
         else:
             draw.line(points, fill=color, width=_LINE_WIDTH)
-    return canvas
 
 # %% ../../nbs/synth/scenes.ipynb #91fd88a0
 SKIN_COLORS = ((244, 205, 170), (224, 172, 130), (160, 108, 74), (110, 72, 50))
@@ -360,7 +371,7 @@ def draw_person(
         hat = rng.choice([name for name in COLORS if name not in (shirt, hair)])
         figure.draw("hat", "polygon", COLORS[hat], (-0.4, 0.1, 0.4, 0.1, 0.38, 0.14, -0.38, 0.14))
         figure.draw("hat", "polygon", COLORS[hat], (-0.23, -0.05, 0.23, -0.05, 0.25, 0.11, -0.25, 0.11))
-    return _person_objects(figure, rng, kind, hair, shirt, lower, hat)
+    return _person_objects(figure, rng, kind, hair, shirt, lower, hat, pose)
 
 
 def _draw_legs(figure: _Figure, skin: Color, lower: Color, female: bool) -> None:
@@ -418,16 +429,17 @@ def _person_objects(
     shirt: str,
     lower: str,
     hat: str | None,  # None without a hat
+    pose: str,
 ) -> list[SceneObject]:
     "Return the person, its clothes and its body parts as objects."
     names, _ = PERSON_TYPES[kind]
     female = kind in ("woman", "girl")
     possessive = "her" if female else "his"
-    person = SceneObject(kind, ("people",), names, [figure.box()])
+    person = SceneObject(kind, ("people",), names, [figure.box()], pose=pose)
 
     def part(name: str, category: tuple[str, ...], *words: str, pair: bool = False) -> SceneObject:
         "Return a part of the person, with one box around it, or with the boxes of a pair."
-        boxes = figure.part_boxes[name]
+        boxes = figure.part_boxes["face"] + figure.part_boxes["hair"] if name == "head" else figure.part_boxes[name]
         return SceneObject(name, category, words, list(boxes) if pair else [enclosing_box(boxes)], owner=person)
 
     both_hands = f"both of {possessive} hands" if rng.random() < 0.3 else "both hands"
@@ -439,7 +451,7 @@ def _person_objects(
         part("hair", ("bodyparts",), f"{'long' if female else 'short'} {hair} hair", f"{hair} hair"),
         part("hands", ("bodyparts",), f"{possessive} hands", both_hands, pair=True),
         part("arms", ("bodyparts",), f"{possessive} arms", pair=True),
-        part("face", ("bodyparts",), f"{possessive} face"),
+        part("head", ("bodyparts",), f"{possessive} head"),
     ]
     if female:
         objects.append(part("skirt", ("clothing",), _with_article(lower, "skirt")))
@@ -455,8 +467,8 @@ def _person_objects(
 class Background:
     "A kind of scene: its names, its colors, and its typical objects."
 
-    whole: str  # such as 'in a park'
-    ground: str  # such as 'on the grass'
+    whole: tuple[str, ...]  # preposition and names of the complete scene, such as 'in', 'a park', 'a garden'
+    ground: tuple[str, ...]  # preposition and names of the ground, such as 'on', 'the grass', 'the lawn'
     sky: Color
     earth: Color
     animals: tuple[str, ...]
@@ -466,8 +478,8 @@ class Background:
 
 BACKGROUNDS = {
     "street": Background(
-        "in a city",
-        "on the street",
+        ("in", "a city", "a town"),
+        ("on", "the street", "the road"),
         (178, 208, 228),
         (112, 114, 120),
         ("dog", "cat"),
@@ -475,8 +487,8 @@ BACKGROUNDS = {
         ("box", "tree", "umbrella"),
     ),
     "beach": Background(
-        "at the beach",
-        "on the sand",
+        ("at", "the beach", "the seaside"),
+        ("on", "the sand"),
         (150, 206, 240),
         (236, 214, 160),
         ("dog", "bird"),
@@ -484,8 +496,8 @@ BACKGROUNDS = {
         ("ball", "umbrella", "kite"),
     ),
     "park": Background(
-        "in a park",
-        "on the grass",
+        ("in", "a park", "a garden"),
+        ("on", "the grass", "the lawn"),
         (170, 214, 240),
         (116, 172, 84),
         ("dog", "bird", "horse"),
@@ -493,8 +505,8 @@ BACKGROUNDS = {
         ("tree", "ball", "kite"),
     ),
     "snow": Background(
-        "in the mountains",
-        "on the snow",
+        ("in", "the mountains"),
+        ("on", "the snow"),
         (200, 214, 226),
         (242, 246, 250),
         ("horse", "dog"),
@@ -502,8 +514,8 @@ BACKGROUNDS = {
         ("tree", "box", "umbrella"),
     ),
     "room": Background(
-        "in a living room",
-        "on the floor",
+        ("in", "a living room", "a room"),
+        ("on", "the floor"),
         (226, 212, 190),
         (150, 104, 66),
         ("cat", "dog"),
@@ -511,7 +523,13 @@ BACKGROUNDS = {
         ("table", "box", "ball"),
     ),
     "stage": Background(
-        "at a concert", "on the stage", (66, 42, 74), (120, 78, 52), ("cat", "bird"), (), ("table", "box", "umbrella")
+        ("at", "a concert", "a show"),
+        ("on", "the stage"),
+        (66, 42, 74),
+        (120, 78, 52),
+        ("cat", "bird"),
+        (),
+        ("table", "box", "umbrella"),
     ),
 }
 
@@ -530,11 +548,11 @@ def draw_background(scene: Scene, rng: Random) -> list[SceneObject]:
         x = rng.randrange(width)
         y = ground_y + 2 + rng.randrange(max(height - ground_y - 3, 1))
         _draw_rectangle(scene, texture, x, y, x + 4, y + 1)
-    _, ground_name = background.ground.split(maxsplit=1)
-    _, scene_name = background.whole.split(maxsplit=1)
+    _, *ground_names = background.ground
+    _, *scene_names = background.whole
     return [
-        SceneObject("ground", ("scene",), (ground_name,), [ground_box]),
-        SceneObject("whole", ("scene",), (scene_name,), scene=True),
+        SceneObject("ground", ("scene",), tuple(ground_names), [ground_box]),
+        SceneObject("whole", ("scene",), tuple(scene_names), scene=True),
     ]
 
 
@@ -584,30 +602,42 @@ def _brighten(color: Color, offset: int) -> Color:
 
 # %% ../../nbs/synth/scenes.ipynb #670f2a78
 OBJECT_SIZES = {
-    "dog": (36, 28),
-    "cat": (28, 24),
-    "horse": (52, 46),
-    "bird": (24, 20),
-    "car": (56, 27),
-    "bus": (62, 40),
-    "bicycle": (44, 29),
+    "dog": (40, 31),
+    "cat": (32, 28),
+    "horse": (58, 52),
+    "bird": (27, 23),
+    "car": (62, 30),
+    "bus": (70, 45),
+    "bicycle": (50, 34),
     "boat": (50, 40),
-    "ball": (17, 17),
-    "table": (42, 26),
-    "tree": (36, 58),
+    "ball": (19, 19),
+    "table": (46, 29),
+    "tree": (40, 64),
     "kite": (22, 26),
     "umbrella": (38, 38),
-    "box": (22, 20),
-    "guitar": (34, 14),
-    "drum": (26, 22),
-    "trumpet": (30, 13),
-    "violin": (28, 13),
+    "box": (25, 23),
+    "guitar": (42, 17),
+    "drum": (30, 26),
+    "trumpet": (35, 15),
+    "violin": (33, 15),
 }
 ANIMAL_COLORS = {
     "dog": ("black", "brown", "white"),
     "cat": ("grey", "orange", "black"),
     "horse": ("brown", "white", "black"),
     "bird": ("white", "blue", "yellow"),
+}
+OTHER_NAMES = {
+    "dog": "puppy",
+    "cat": "kitten",
+    "horse": "pony",
+    "car": "vehicle",
+    "bicycle": "bike",
+    "boat": "sailboat",
+    "table": "desk",
+    "box": "crate",
+    "violin": "fiddle",
+    "trumpet": "horn",
 }
 INSTRUMENTS = ("guitar", "drum", "trumpet", "violin")
 IMAGE_SIZES = ((160, 120), (160, 120), (120, 160), (150, 150), (160, 107))
@@ -645,9 +675,9 @@ def sample_scene(
     "Sample the scene of that index, with its objects and shapes."
     rng = Random(f"cgsaliency/{seed}/{index}")
     width, height = rng.choice(IMAGE_SIZES)
-    scene = Scene(width, height, rng.choice(list(BACKGROUNDS)), height * rng.randrange(48, 62) // 100)
+    scene = Scene(width, height, rng.choice(list(BACKGROUNDS)), height * rng.randrange(30, 86) // 100)
     scene.objects += draw_background(scene, rng)
-    scale = height / 130 + rng.randrange(-10, 16) / 100
+    scale = height / 130 * rng.randrange(90, 126) / 100
     occupied: list[tuple[float, float, float, float]] = []
     plans = [
         *_plan_people(scene, rng, scale, bias, occupied),
@@ -666,17 +696,17 @@ def sample_scene(
 
 
 def _plan_people(scene: Scene, rng: Random, scale: float, bias: Bias, occupied: list[tuple]) -> list[_PersonPlan]:
-    "Sample one or two people, with their positions and poses; add their rectangles to `occupied`."
+    "Sample at most two people, with their positions and poses; add their rectangles to `occupied`."
     floor = _floor_range(scene)
     plans = []
-    for _ in range(rng.choice((1, 1, 1, 2))):
+    for _ in range(rng.choice((0, 1, 1, 1, 1, 2, 2))):
         kind = rng.choice(list(PERSON_TYPES))
-        height = 82 * scale * PERSON_TYPES[kind][1]
+        height = 82 * scale * PERSON_TYPES[kind][1] * rng.randrange(80, 106) / 100
         lowest = int(height) + 4  # the head stays inside the image
         bottoms = max(floor[0], lowest), max(floor[1], lowest)
         corner = _sample_corner(scene, rng, (height * 0.5, height), bottoms, occupied, bias.center)
         if corner is not None:
-            pose = rng.choice(("holding", "holding", "plain", "raised"))
+            pose = rng.choice(("holding", "holding", "holding", "plain", "plain", "raised", "raised"))
             plans.append(_PersonPlan(kind, corner[0] + height * 0.25, corner[1] + height, height, pose))
     return plans
 
@@ -686,7 +716,8 @@ def _plan_objects(scene: Scene, rng: Random, scale: float, bias: Bias, occupied:
     background = BACKGROUNDS[scene.background]
     plans = []
     for group, rate in (("animals", 0.62), ("vehicles", 0.75 if background.vehicles else 0), ("others", 0.7)):
-        if rng.random() >= rate:
+        is_needed = not occupied  # no scene is empty
+        if not is_needed and rng.random() >= rate:
             continue
         # a boat needs the water of its background
         all_kinds = [kind for other in BACKGROUNDS.values() for kind in getattr(other, group) if kind != "boat"]
@@ -789,7 +820,7 @@ def draw_instrument(
     is_trumpet = kind == "trumpet"
     color = rng.choice(("brown", "red", "blue", "orange"))
     width, height = (side * person_height / 72 for side in OBJECT_SIZES[kind])
-    center_y = bottom - person_height * (0.24 if is_trumpet else 0.5) - lift
+    center_y = bottom - person_height * (0.74 if is_trumpet else 0.5) - lift  # a trumpet is at the mouth
     left = x - width / 2 + (width * 0.45 if is_trumpet else 0)
     rgb = _jitter(rng, color)
     mirrored = not is_trumpet and rng.random() < 0.5
@@ -809,6 +840,7 @@ def _with_article(*words: str) -> str:
 
 
 def _color_names(kind: str, color: str) -> tuple[str, ...]:
-    "Return the names of an object, with its color (unless it is empty) and without."
-    plain_name = _with_article(kind)
-    return (_with_article(color, kind), plain_name) if color else (plain_name,)
+    "Return the names of an object: with its color (unless it is empty), without, and a rarer one if there is one."
+    colored_names = [_with_article(color, kind)] if color else []
+    other_names = [_with_article(OTHER_NAMES[kind])] if kind in OTHER_NAMES else []
+    return (*colored_names, _with_article(kind), *other_names)

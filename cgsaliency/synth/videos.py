@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ..core.records import Caption, Phrase
+from .image_captions import choose_name
 from cgsaliency.synth.scenes import (
     BACKGROUNDS,
     OBJECT_SIZES,
@@ -31,7 +32,7 @@ from cgsaliency.synth.scenes import (
 class MotionPattern:
     "A motion and the verbs that describe it."
 
-    verbs: tuple[str, ...]  # 'runs', 'is running'
+    verbs: tuple[str, ...]  # finite forms, such as 'runs', 'is running', 'races', 'is racing'
     speed: float = 0.0  # horizontal speed, pixels per frame; reverses at the end of the range
     hop_height: float = 0.0  # height of a hop, pixels
     period: int = 2  # frames per hop and per change of pose
@@ -42,9 +43,9 @@ class MotionPattern:
 
 
 MOTION_PATTERNS = {
-    "walk": MotionPattern(("walks", "is walking"), speed=1.2, hop_height=1, period=6),
-    "run": MotionPattern(("runs", "is running"), speed=4.5, hop_height=4, period=4),
-    "jump": MotionPattern(("jumps", "is jumping"), hop_height=14, period=8),
+    "walk": MotionPattern(("walks", "is walking", "strolls", "is strolling"), speed=1.2, hop_height=1, period=6),
+    "run": MotionPattern(("runs", "is running", "races", "is racing"), speed=4.5, hop_height=4, period=4),
+    "jump": MotionPattern(("jumps", "is jumping", "leaps", "is leaping"), hop_height=14, period=8),
     "stand": MotionPattern(("stands", "is standing")),
     "sit": MotionPattern(("sits", "is sitting")),
     "wave": MotionPattern(("waves", "is waving"), period=6, poses=("raised", "plain"), object_category="bodyparts"),
@@ -53,9 +54,9 @@ MOTION_PATTERNS = {
     ),
     "fly": MotionPattern(("flies", "is flying"), speed=3, hop_height=8, period=12, beat=0.25, preposition="over"),
     "hover": MotionPattern(("flies", "is flying"), speed=0.6, hop_height=8, period=14, preposition="over"),
-    "drive": MotionPattern(("drives", "is driving"), speed=3.5),
+    "drive": MotionPattern(("drives", "is driving", "passes", "is passing"), speed=3.5),
     "park": MotionPattern(("is parked",)),
-    "roll": MotionPattern(("rolls", "is rolling"), speed=2.5),
+    "roll": MotionPattern(("rolls", "is rolling", "moves", "is moving"), speed=2.5),
     "bounce": MotionPattern(("bounces", "is bouncing"), speed=0.8, hop_height=22, period=8),
     "sail": MotionPattern(("sails", "is sailing"), speed=2, hop_height=1, period=8, preposition=""),
     "float": MotionPattern(("floats", "is floating"), hop_height=2, period=8, preposition=""),
@@ -222,8 +223,9 @@ def sample_spans(
 ) -> tuple[list[tuple[int, int]], int]:
     "Return the frames (start, end) of each event, and the frame of the cut."
     if num_events == 1:
-        late, early = (rng.choice((0, 0, rng.randrange(1, total_frames // 3))) for _ in range(2))
-        return [(late, total_frames - early)], total_frames
+        length = total_frames * rng.randrange(35, 76) // 100
+        start = rng.randrange(total_frames - length + 1)
+        return [(start, start + length)], total_frames
     cut = rng.randrange(40, 61) * total_frames // 100
     gap = rng.randrange(-3, 4)  # frames between the events; they overlap if it is negative
     if scene_cut:
@@ -258,7 +260,7 @@ def sample_video(
     scenes: list[Scene] = []
     settings: list[list[TrackedObject]] = []  # ground and complete scene of each background
     for background, frames in zip(backgrounds, frame_ranges, strict=True):
-        empty = Scene(width, height, background, height * rng.randrange(48, 60) // 100)
+        empty = Scene(width, height, background, height * rng.randrange(40, 76) // 100)
         empty.objects += draw_background(empty, rng)
         for _ in frames:
             scenes.append(Scene(width, height, background, empty.ground_y, list(empty.objects), list(empty.shapes)))
@@ -330,51 +332,57 @@ _CaptionSegment = tuple[str, TrackedObject | None]  # words, and the object that
 
 
 def _subject(event: ActorEvent, rng: Random, dressed: bool = True) -> list[_CaptionSegment]:
-    "Name the actor and, if `dressed`, sometimes its clothes."
+    "Name the actor and, if `dressed`, often its clothes."
     clothes = [tracked for tracked in event.belongings if tracked.category[0] == "clothing"]
-    segments = [(rng.choice(event.actor.words), event.actor)]
-    if dressed and clothes and rng.random() < 0.35:
+    segments = [_name(event.actor, rng)]
+    if dressed and clothes and rng.random() < 0.45:
         garment = rng.choice(clothes)
-        segments += [(rng.choice(("in", "wearing")), None), (rng.choice(garment.words), garment)]
+        segments += [(rng.choice(("in", "wearing")), None), _name(garment, rng)]
     return segments
 
 
-def _predicate(event: ActorEvent, rng: Random) -> list[_CaptionSegment]:
+def _name(tracked: TrackedObject, rng: Random) -> _CaptionSegment:
+    "Return one of the object's names."
+    return choose_name(tracked.words, rng), tracked
+
+
+def _predicate(event: ActorEvent, rng: Random, participle: bool = False) -> list[_CaptionSegment]:
     "Name the action and sometimes its object; always the instrument that is played."
     category = event.pattern.object_category
     objects = [tracked for tracked in event.belongings if tracked.category[0] == category]
-    segments = [(rng.choice(event.pattern.verbs), None)]
+    verbs = event.pattern.verbs
+    if participle:
+        verbs = tuple(verb.removeprefix("is ") for verb in verbs if verb.startswith("is "))
+    segments = [(rng.choice(verbs), None)]
     if objects and (category == "instruments" or rng.random() < 0.4):
-        segments.append((rng.choice(objects[0].words), objects[0]))
+        segments.append(_name(objects[0], rng))
     return segments
 
 
 def _location_phrase(event: ActorEvent, rng: Random) -> list[_CaptionSegment]:
     "Name the ground or the setting."
-    background = BACKGROUNDS[event.background]
-    if event.pattern.preposition and rng.random() < 0.65:
-        _, ground_name = background.ground.split(maxsplit=1)
-        return [(event.pattern.preposition, None), (ground_name, event.ground)]
-    preposition, setting_name = background.whole.split(maxsplit=1)
-    return [(preposition, None), (setting_name, event.setting)]
+    if event.pattern.preposition and rng.random() < 0.6:
+        return [(event.pattern.preposition, None), _name(event.ground, rng)]
+    preposition = BACKGROUNDS[event.background].whole[0]
+    return [(preposition, None), _name(event.setting, rng)]
 
 
-def _clause(event: ActorEvent, rng: Random, dressed: bool) -> list[_CaptionSegment]:
-    "Describe an event: subject, predicate, and sometimes the location."
-    segments = [*_subject(event, rng, dressed), *_predicate(event, rng)]
-    if rng.random() < 0.6:
+def _clause(event: ActorEvent, rng: Random, dressed: bool, participle: bool = False) -> list[_CaptionSegment]:
+    "Describe an event: subject, predicate, and often the location."
+    segments = [*_subject(event, rng, dressed), *_predicate(event, rng, participle)]
+    if rng.random() < 0.7:
         segments += _location_phrase(event, rng)
     return segments
 
 
 def _one_event(event: ActorEvent, rng: Random) -> list[_CaptionSegment]:
-    "Describe one event with one of three sentence patterns."
+    "Describe one event with one of four sentence patterns."
     pattern = rng.randrange(6)
     if pattern == 0:
-        return [("there is", None), *_subject(event, rng), *_location_phrase(event, rng)]
+        return [("there is", None), *_clause(event, rng, dressed=True, participle=True)]
     if pattern == 1:
         return [*_location_phrase(event, rng), *_subject(event, rng, dressed=False), *_predicate(event, rng)]
-    return _clause(event, rng, dressed=True)
+    return _clause(event, rng, dressed=True, participle=pattern == 2)
 
 
 def _two_events(script: VideoScript, rng: Random) -> list[_CaptionSegment]:
@@ -390,6 +398,8 @@ def _two_events(script: VideoScript, rng: Random) -> list[_CaptionSegment]:
     )
 
 # %% ../../nbs/synth/videos.ipynb #454cd392
+_BOTH_RATE = 0.6  # how often a caption of a video with two events describes both
+_EVENT_WEIGHTS = (5, 3)  # of the longest event and of the other one, in captions of one event
 _MAX_WORDS = 22  # maximum number of words in a caption
 
 
@@ -398,15 +408,15 @@ def sample_video_captions(
     rng: Random,
     count: int = 8,  # number of captions
 ) -> tuple[Caption, ...]:
-    "Sample true captions of the video: one event each, and, if there are two events, both in every other caption."
+    "Sample true captions of the video: of its event or, with two events, of both, the longer or the shorter one."
     entity_ids = {tracked: str(number) for number, tracked in enumerate(script.objects, 1)}
-    events = script.events
+    events = sorted(script.events, key=lambda event: event.start - event.end)  # the longest first
     captions: list[Caption] = []
     while len(captions) < count:
-        if len(events) == 2 and len(captions) % 2 == 1:
+        if len(events) == 2 and rng.random() < _BOTH_RATE:
             segments = _two_events(script, rng)
         else:
-            segments = _one_event(events[len(captions) // 2 % len(events)], rng)
+            segments = _one_event(rng.choices(events, _EVENT_WEIGHTS[: len(events)])[0], rng)
         caption = _make_caption(segments, entity_ids)
         if len(caption.tokens) <= _MAX_WORDS:
             captions.append(caption)

@@ -27,12 +27,20 @@ from ..models.cnn_lstm import ActionLSTM
 from .loop import TrainConfig, train
 
 # %% ../../nbs/train/action.ipynb #127c503a
+_NO_TARGET = -1
+
+
 def _frame_loss(
     scores: Tensor,  # B × T × classes
     labels: Tensor,  # index of the class of each clip, B
+    lengths: Tensor | None = None,  # frames of each clip that count, B; all by default
 ) -> Tensor:
     "Return the mean cross-entropy over the frames of clips; each frame has the clip's class."
-    return F.cross_entropy(scores.flatten(0, 1), labels.repeat_interleave(scores.shape[1]))
+    targets = labels[:, None].repeat(1, scores.shape[1])
+    if lengths is not None:
+        steps = torch.arange(scores.shape[1], device=labels.device)
+        targets = targets.masked_fill(steps >= lengths[:, None], _NO_TARGET)
+    return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=_NO_TARGET)
 
 
 def _clip_settings(classes: Sequence[str], model_kwargs: dict, clip_length: int, settings: dict | None) -> dict:
@@ -59,18 +67,18 @@ def train_action_lstm(
     torch.manual_seed(config.seed)
     model = ActionLSTM(classes, **model_kwargs)
 
-    def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        clips = []
+    def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        clips, lengths = [], torch.tensor([min(len(videos[k]), clip_length) for k in indices.tolist()])
         for k in indices.tolist():
             num_frames = len(videos[k])
             start = int(torch.randint(max(num_frames - clip_length, 0) + 1, (), generator=generator))
             frame_indices = [min(start + t, num_frames - 1) for t in range(clip_length)]
             clips.append(load_frame_features(videos[k], frame_indices))
-        return torch.stack(clips), labels[indices]
+        return torch.stack(clips), labels[indices], lengths
 
-    def loss(model: ActionLSTM, batch: tuple[Tensor, Tensor]) -> Tensor:
-        features, clip_labels = batch
-        return _frame_loss(model.scores(features), clip_labels)
+    def loss(model: ActionLSTM, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        features, clip_labels, lengths = batch
+        return _frame_loss(model.scores(features), clip_labels, lengths)
 
     settings = _clip_settings(classes, model_kwargs, clip_length, settings)
     mode = "min" if validate is None else "max"
@@ -91,26 +99,48 @@ def _check_crop_size(images: Tensor | CachedFeatures, crop_size: int) -> None:
         )
 
 
-def _random_corners(
-    images: Tensor | CachedFeatures, count: int, crop_size: int, generator: torch.Generator
-) -> tuple[list[tuple[int, int]], Tensor]:
-    "Draw the corner (top, left) of each crop, and which of the crops are mirrored, as booleans."
+def _random_views(
+    items: Sequence[Tensor],  # B images or clips, … × H × W each
+    crop_size: int,  # side of the crops, pixels
+    color_jitter: float,  # largest relative change, in [0, 1)
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a random crop of each item, B × … × crop_size × crop_size, which crops are mirrored, as booleans, and the
+    factors of their channels, B × 3."""
     tops, lefts = (
-        torch.randint(side - crop_size + 1, (count,), generator=generator).tolist() for side in images.shape[2:]
+        torch.randint(side - crop_size + 1, (len(items),), generator=generator).tolist() for side in items[0].shape[-2:]
     )
-    is_mirrored = torch.rand(count, generator=generator) < 0.5
-    return list(zip(tops, lefts, strict=True)), is_mirrored
+    is_mirrored = torch.rand(len(items), generator=generator) < 0.5
+    factors = torch.ones(len(items), 3)
+    if color_jitter:
+        # one change for all channels, and one for each
+        changes = color_jitter * (2 * torch.rand(len(items), 4, generator=generator) - 1)
+        factors = (1 + changes[:, :1]) * (1 + changes[:, 1:])
+    crops = [
+        item[..., top : top + crop_size, left : left + crop_size]
+        for item, top, left in zip(items, tops, lefts, strict=True)
+    ]
+    return torch.stack(crops), is_mirrored, factors
 
 
-def _normalized(batch: Tensor, is_mirrored: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    "Return bytes as the inputs of the network; some items of the batch are mirrored."
+def _normalized(
+    batch: Tensor, is_mirrored: Tensor, factors: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    "Return bytes as the inputs of the network; items of the batch are mirrored and have other colors."
     inputs = normalize_images(batch, mean, std)
-    return torch.where(is_mirrored.view(-1, *(1,) * (inputs.ndim - 1)), inputs.flip(-1), inputs)
+    item_shape = (-1, *(1,) * (inputs.ndim - 1))
+    inputs = torch.where(is_mirrored.view(item_shape), inputs.flip(-1), inputs)
+    factors = factors.view(-1, *(1,) * (inputs.ndim - 4), 3, 1, 1)
+    black = normalize_images(torch.zeros(3, 1, 1, device=inputs.device), mean, std)
+    return inputs + (factors - 1) * (inputs - black)
 
 
-def _crop_settings(crop_size: int, mean: Sequence[float], std: Sequence[float], settings: dict | None) -> dict:
-    "Return the settings with those of the crops; the caller's settings win."
-    return {"crop_size": crop_size, "mean": list(mean), "std": list(std), **(settings or {})}
+def _crop_settings(
+    crop_size: int, mean: Sequence[float], std: Sequence[float], color_jitter: float, settings: dict | None
+) -> dict:
+    "Return the settings with those of the crops and colors; the caller's settings win."
+    views = {"crop_size": crop_size, "mean": list(mean), "std": list(std), "color_jitter": color_jitter}
+    return views | (settings or {})
 
 
 def train_frame_cnn(
@@ -124,6 +154,7 @@ def train_frame_cnn(
     mean: Sequence[float] = (0.5,) * 3,  # of the channels in [0, 1], subtracted
     std: Sequence[float] = (0.5,) * 3,  # of the channels, divided by
     settings: dict | None = None,  # as for `train_action_lstm`
+    color_jitter: float = 0.0,  # largest relative change of brightness, of an image and of each channel, in [0, 1)
     progress: bool = True,  # whether a progress bar is shown
 ) -> list[dict]:
     """Train a CNN on single frames, cropped and mirrored at random; return the losses of each epoch (Donahue et al.
@@ -133,17 +164,12 @@ def train_frame_cnn(
     _check_crop_size(images, crop_size)
     maybe_compile(network)
 
-    def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        corners, is_mirrored = _random_corners(images, len(indices), crop_size, generator)
-        crops = [
-            image[:, top : top + crop_size, left : left + crop_size]
-            for image, (top, left) in zip(images[indices], corners, strict=True)
-        ]
-        return torch.stack(crops), is_mirrored, labels[indices]
+    def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return *_random_views(images[indices], crop_size, color_jitter, generator), labels[indices]
 
-    def loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        crops, is_mirrored, crop_labels = batch
-        inputs = _normalized(crops, is_mirrored, mean, std)
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        crops, *views, crop_labels = batch
+        inputs = _normalized(crops, *views, mean, std)
         return F.cross_entropy(network(inputs.contiguous(memory_format=torch.channels_last)), crop_labels)
 
     return train(
@@ -155,7 +181,7 @@ def train_frame_cnn(
         validate,
         mode="min" if validate is None else "max",
         make_batch=make_batch,
-        settings=_crop_settings(crop_size, mean, std, settings),
+        settings=_crop_settings(crop_size, mean, std, color_jitter, settings),
         progress=progress,
     )
 
@@ -200,6 +226,7 @@ def train_cnn_lstm(
     mean: Sequence[float] = (0.5,) * 3,  # of the channels in [0, 1], subtracted
     std: Sequence[float] = (0.5,) * 3,  # of the channels, divided by
     settings: dict | None = None,  # as for `train_action_lstm`
+    color_jitter: float = 0.0,  # as for `train_frame_cnn`; all frames of a clip have the same change
     progress: bool = True,  # whether a progress bar is shown
 ) -> tuple[CNNLSTM, list[dict]]:
     """Fine-tune a frame CNN together with a new LSTM; return both, and the losses of each epoch (ebr, section 5.1).
@@ -210,19 +237,16 @@ def train_cnn_lstm(
     feature_dim = network.classifier[-1].in_features
     model = CNNLSTM(network, ActionLSTM(classes, feature_dim=feature_dim, **model_kwargs))
 
-    def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        corners, is_mirrored = _random_corners(images, len(indices), crop_size, generator)
-        clips = [
-            images[clip_length * k : clip_length * (k + 1)][:, :, top : top + crop_size, left : left + crop_size]
-            for k, (top, left) in zip(indices.tolist(), corners, strict=True)
-        ]
-        return torch.stack(clips), is_mirrored, labels[indices]
+    def make_batch(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        clips = [images[clip_length * k : clip_length * (k + 1)] for k in indices.tolist()]
+        return *_random_views(clips, crop_size, color_jitter, generator), labels[indices]
 
-    def loss(model: CNNLSTM, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        clips, is_mirrored, clip_labels = batch
-        return _frame_loss(model.scores(_normalized(clips, is_mirrored, mean, std)), clip_labels)
+    def loss(model: CNNLSTM, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        clips, *views, clip_labels = batch
+        return _frame_loss(model.scores(_normalized(clips, *views, mean, std)), clip_labels)
 
-    settings = _crop_settings(crop_size, mean, std, _clip_settings(classes, model_kwargs, clip_length, settings))
+    settings = _clip_settings(classes, model_kwargs, clip_length, settings)
+    settings = _crop_settings(crop_size, mean, std, color_jitter, settings)
     history = train(
         model,
         loss,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RegionDataset', 'CaptionDecoding', 'CaptionValidation', 'train_region_captioner', 'region_validation_loss',
-           'generate_region_captions', 'ComparisonData', 'load_comparison', 'ImageRegions', 'encode_image_regions',
-           'term_spread']
+           'generate_region_captions', 'ComparisonData', 'write_test_captions', 'load_comparison', 'ImageRegions',
+           'encode_image_regions', 'term_spread']
 
 # %% ../../nbs/train/areas.ipynb #dfb9cb8d
 from collections.abc import Callable, Iterator, Sequence
@@ -246,15 +246,16 @@ class ComparisonData:
         proposals: tuple[Path, dict, int] | None = None,
         use_images: bool = False,  # whether the inputs are images, for CNNs that are fine-tuned
         random_flips: bool = False,  # whether training images are flipped at random (aoa, section 4.2)
+        vocabulary: Vocabulary | None = None,  # by default that of the training captions
     ) -> "ComparisonData":
         "Load the data of a comparison. Raises InputError if a file is missing."
         config = read_json(encoder_config)
         network, weights_path = config["network"], Path(encoder_config).parent / config["weights"]
         backbone_kwargs, weights = {"network": network, **config["model_kwargs"]}, read_weights(weights_path)
         encoder = RegionEncoder(**backbone_kwargs).load(weights).to(default_device())
-        vocabulary = Vocabulary.from_captions(
-            [caption.tokens for sample in samples["train"] for caption in sample.captions], min_count, use_unk
-        )
+        if vocabulary is None:
+            captions = [caption.tokens for sample in samples["train"] for caption in sample.captions]
+            vocabulary = Vocabulary.from_captions(captions, min_count, use_unk)
         inputs, captions, num_boxes = {}, {}, proposals[2] if proposals else cls.num_boxes
         for split, split_samples in samples.items():
             boxes = None
@@ -292,7 +293,7 @@ class ComparisonData:
     ) -> tuple[RegionCaptioner, list[dict]]:
         """Train a captioner as `train_region_captioner`, and write its captions of any test images to its folder.
 
-        Those of beam search are in captions.json, those of greedy search in captions_greedy.json. Raises InputError as
+        Those of beam search are in captions.json, some of greedy search in captions_greedy.json. Raises InputError as
         `train_region_captioner`, and for a validation metric without its score."""
         region_type = encoder_kwargs.get("region_type", "grid")
         regions = (test_regions or {}).get(region_type, {})
@@ -320,10 +321,24 @@ class ComparisonData:
             num_boxes=self.num_boxes,
             validation=validation,
         )
-        for name, beam in (("captions", beam_size), ("captions_greedy", 1)) if "test" in self.splits else ():
-            captions = generate_region_captions(model, self.splits["test"], beam, **regions)
-            write_json(Path(folder) / f"{name}.json", captions)
+        if "test" in self.splits:
+            write_test_captions(model, folder, self.splits["test"], beam_size, test_regions)
         return model, history
+
+
+def write_test_captions(
+    model: RegionCaptioner,
+    folder: Path,  # of the captioner
+    inputs: RegionInputs,  # of the test images
+    beam_size: int = 3,
+    test_regions: dict[str, dict[str, int]] | None = None,  # as for `ComparisonData.train`
+    num_greedy: int = 100,  # images, the first ones, that also get a caption by greedy search
+) -> None:
+    "Write the captions of test images: captions.json by beam search, captions_greedy.json by greedy search."
+    regions = (test_regions or {}).get(model.region_encoder.region_type, {})
+    first = inputs.select(range(min(num_greedy, len(inputs.ids))))
+    for name, images, beam in (("captions", inputs, beam_size), ("captions_greedy", first, 1)):
+        write_json(Path(folder) / f"{name}.json", generate_region_captions(model, images, beam, **regions))
 
 # %% ../../nbs/train/areas.ipynb #09ebbb22
 def load_comparison(
@@ -333,6 +348,7 @@ def load_comparison(
     # proposals, with method, max_proposals and num_boxes (of an image in training)
     settings: dict,
     use_images: bool = False,  # whether the inputs are images, for CNNs that are fine-tuned
+    vocabulary: Vocabulary | None = None,  # by default that of the training captions
 ) -> ComparisonData:
     "Load the data of a comparison by the settings of a notebook. Raises InputError if a file is missing."
     proposals = settings.get("proposals")
@@ -350,6 +366,7 @@ def load_comparison(
         proposals,
         use_images,
         settings.get("random_flips", False),
+        vocabulary,
     )
 
 # %% ../../nbs/train/areas.ipynb #9970e0f6

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,6 +27,9 @@ from ..core.io import atomic_write, read_json, sha256_digest, write_json
 from ..core.prefetch import batches_on
 from ..core.runtime import default_device, device_of, mixed_precision, weights_precision
 from ..features.weights import load_weights, read_weights, write_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # %% ../../nbs/train/loop.ipynb #cdc5334e
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ LOSS_READ_INTERVAL = 25  # steps whose losses are read together, on any device b
 class _LossAccumulator:
     "The losses of an epoch. They are read together, by all processes at the same step, and added to `state`."
 
-    def __init__(self, accelerator: Accelerator, state: dict, folder: Path, interval: int):
+    def __init__(self, accelerator: "Accelerator", state: dict, folder: Path, interval: int):
         self.accelerator, self.state, self.folder, self.interval = accelerator, state, folder, interval
         self.pending, self.read_steps = [], state["step"]
 
@@ -302,7 +304,7 @@ def _generator(config: TrainConfig, epoch: int, step: int, rank: int) -> torch.G
 
 
 def _train_epoch(
-    accelerator: Accelerator,
+    accelerator: "Accelerator",
     wrapped: nn.Module,
     optimizer: Any,
     config: TrainConfig,
@@ -402,7 +404,7 @@ def _parameter_groups(model: nn.Module, multipliers: dict[str, float]) -> list[d
     return [group for group in groups.values() if group["params"]]
 
 
-def _check_arguments(accelerator: Accelerator, num_samples: int, config: TrainConfig, mode: str) -> None:
+def _check_arguments(accelerator: "Accelerator", num_samples: int, config: TrainConfig, mode: str) -> None:
     if num_samples < 1:
         raise InputError("training", "there are no samples", "Check the data set's training split")
     if mode not in ("min", "max"):
@@ -501,10 +503,12 @@ def train(
 
     A batch is made in CPU memory, with a generator for its random numbers. Raises InputError for no samples, for other
     settings than those in the folder, for a broken checkpoint, and for a loss, score or weights that are not finite."""
+    from accelerate import Accelerator  # imported here: explaining does not need it
+
     device, folder = default_device(), Path(folder)
     accelerator = Accelerator(cpu=device.type == "cpu", device_placement=False)
     _check_arguments(accelerator, num_samples, config, mode)
-    model.to(device)
+    model.to(device).zero_grad()  # frozen weights may have gradients of an earlier training, which clipping would count
     optimizer = torch.optim.Adam(
         _parameter_groups(model, multipliers or {}),
         config.learning_rate,

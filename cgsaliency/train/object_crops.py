@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..core.geometry import ImageCrop
+from ..core.errors import InputError
+from ..core.geometry import ImageCrop, points_in_boxes
 from ..core.records import Sample
 from ..data.media import read_image, to_input
 from ..data.vocabulary import Vocabulary
@@ -25,9 +26,9 @@ def iter_objects(
     samples: Sequence[Sample],
     vocabulary: Vocabulary,
     image_size: int,  # side of the input, pixels
-) -> Iterator[tuple[int, tuple[float, float], list[int]]]:
-    """Yield for each object with a box the index of its sample, the middle (y, x) of its first box in an input of
-    image_size × image_size, and the words of its phrases."""
+) -> Iterator[tuple[int, Tensor, list[int]]]:
+    """Yield for each object with a box the index of its sample, its boxes in an input of image_size × image_size, K ×
+    (x0, y0, x1, y1), and the words of its phrases."""
     for index, sample in enumerate(samples):
         view, objects = ImageCrop.full(sample.width, sample.height, image_size), {}
         for caption in sample.captions:
@@ -36,8 +37,7 @@ def iter_objects(
                     _, token_ids = objects.setdefault(phrase.entity_id, (phrase.box_tensor(), set()))
                     token_ids.update(vocabulary.encode(list(caption.phrase_tokens(phrase)))[0].tolist())
         for boxes, token_ids in objects.values():
-            x0, y0, x1, y1 = view.boxes_to_input(boxes)[0].tolist()
-            yield index, ((y0 + y1) / 2, (x0 + x1) / 2), sorted(token_ids)
+            yield index, view.boxes_to_input(boxes), sorted(token_ids)
 
 # %% ../../nbs/train/object_crops.ipynb #e0c0e6bc
 def _padded_images(
@@ -58,8 +58,21 @@ def _padded_images(
     return images
 
 
+def _cut_windows(
+    images: Tensor,  # N × 3 × H × W
+    sample_indices: Sequence[int],  # B images
+    corners: Tensor,  # top and left of each window, B × 2 pixels
+    side: int,  # of the windows, pixels
+) -> Tensor:  # B × 3 × side × side, float32
+    "Cut a window from each of these images."
+    pairs = zip(sample_indices, corners.tolist(), strict=True)
+    return torch.stack([images[k, :, y : y + side, x : x + side] for k, (y, x) in pairs]).float()
+
+
 class ObjectCrops:
-    "Crops around objects, and the words of each, for training."
+    """Crops around objects, and the words of each, for training.
+
+    Raises InputError for unknown labels."""
 
     def __init__(
         self,
@@ -70,14 +83,22 @@ class ObjectCrops:
         mean: Sequence[float],  # of the channels, subtracted
         std: Sequence[float],  # of the channels, divided by
         max_shift: int = 8,  # largest vertical and horizontal shift of a crop, pixels
+        # the words of the 'object' around which a crop is, or also of every object with a box over its 'middle'
+        labels: str = "object",
         progress: bool = False,  # whether a progress bar is shown
     ):
-        self.objects = list(iter_objects(samples, vocabulary, image_size))
+        if labels not in ("object", "middle"):
+            raise InputError("labels", f"there are no '{labels}'", "Choose 'object' or 'middle'")
         self.image_size, self.crop_size, self.max_shift = image_size, crop_size, max_shift
+        self.objects = list(iter_objects(samples, vocabulary, image_size))
+        self.middles = torch.stack([(boxes[0, :2] + boxes[0, 2:]) / 2 for _, boxes, _ in self.objects])
         self.images = _padded_images(samples, image_size, crop_size // 2, mean, std, progress)
         self.labels = torch.zeros(len(self.objects), len(vocabulary))
-        for row, (_, _, token_ids) in enumerate(self.objects):
+        self.neighbors: dict[int, list[int]] = {}  # the objects of each sample; empty if labels are of one object
+        for row, (index, _, token_ids) in enumerate(self.objects):
             self.labels[row, token_ids] = 1.0
+            if labels == "middle":
+                self.neighbors.setdefault(index, []).append(row)
 
     def __len__(self) -> int:
         return len(self.objects)
@@ -88,14 +109,14 @@ class ObjectCrops:
         generator: torch.Generator | None = None,  # of the shifts
     ) -> tuple[Tensor, Tensor]:  # B × 3 × crop_size × crop_size, normalized; B × V of zeros and ones
         "Return their crops and words."
-        middles = torch.tensor([self.objects[k][1] for k in indices.tolist()]).round().long()
         shifts = torch.randint(-self.max_shift, self.max_shift + 1, (len(indices), 2), generator=generator)
-        corners = (shifts + middles).clamp(0, self.image_size)
-        crops = [
-            self.images[self.objects[k][0], :, y : y + self.crop_size, x : x + self.crop_size]
-            for k, (y, x) in zip(indices.tolist(), corners.tolist(), strict=True)
-        ]
-        return torch.stack(crops).float(), self.labels[indices]
+        points = (shifts + self.middles[indices].round().long()).clamp(0, self.image_size)
+        labels, sample_indices = self.labels[indices], [self.objects[k][0] for k in indices.tolist()]
+        for row, index in enumerate(sample_indices):
+            for neighbor in self.neighbors.get(index, ()):
+                if points_in_boxes(points[row], self.objects[neighbor][1]):
+                    labels[row] = labels[row].maximum(self.labels[neighbor])
+        return _cut_windows(self.images, sample_indices, points.flip(1), self.crop_size), labels
 
 # %% ../../nbs/train/object_crops.ipynb #trainob2
 class SceneImages:
@@ -127,11 +148,7 @@ class SceneImages:
     ) -> tuple[Tensor, Tensor]:  # B × 3 × image_size × image_size, normalized; B × V of zeros and ones
         "Return the images, each shifted, and their words."
         corners = torch.randint(0, 2 * self.max_shift + 1, (len(indices), 2), generator=generator)
-        views = [
-            self.images[k, :, y : y + self.image_size, x : x + self.image_size]
-            for k, (y, x) in zip(indices.tolist(), corners.tolist(), strict=True)
-        ]
-        return torch.stack(views).float(), self.labels[indices]
+        return _cut_windows(self.images, indices.tolist(), corners, self.image_size), self.labels[indices]
 
 # %% ../../nbs/train/object_crops.ipynb #a904b5f7
 def train_object_classifier(

@@ -142,7 +142,12 @@ def test_overlapping_empty_and_missing_splits_are_reported(toybox_copy):
     with pytest.raises(InputError, match="1 images are in both"):
         read_splits(toybox_copy)
     test.write_text("\n")
-    with pytest.raises(InputError, match="names no image"):
+    assert read_splits(toybox_copy).test == ()
+    with pytest.raises(InputError, match="no test sample can be used"):
+        load_flickr30k(toybox_copy, "test")
+    for path in (train, lists / "imgs_val.txt"):
+        path.write_text("")
+    with pytest.raises(InputError, match="holds lists that name no image"):
         read_splits(toybox_copy)
     test.unlink()
     with pytest.raises(InputError, match="is not there"):

@@ -397,7 +397,6 @@ LIST_FAULTS = {  # file, its content (None: no file), location and text of the e
         "testlist01.txt, line 2",
         "expected '<Class>/v_<Class>_gXX_cYY.avi'",
     ),
-    "a test list cut to nothing": ("testlist01.txt", "\n", "testlist01.txt", "names no clip"),
     "a training list cut off": (
         "trainlist01.txt",
         "Diving/v_Diving_g05_c01.avi 1\nGolfSwing/v_Golf",
@@ -438,6 +437,11 @@ def test_lists_truncated_within_a_line_are_reported(dataset, length):
     path.write_text(text[:length])
     if text[:length] in ("Diving/v_Diving_g01_c01.avi", "Diving/v_Diving_g01_c01.avi\n"):
         assert len(read_fold(dataset)["test"]) == 1
+    elif length == 0:
+        assert read_fold(dataset)["test"] == ()
+        assert_input_error(lambda: load_ucf101(dataset), "no test sample can be used")
+        (dataset / "ucfTrainTestlist/trainlist01.txt").write_text("")
+        assert_input_error(lambda: read_fold(dataset), "names no clip of fold 1")
     else:
         assert_input_error(lambda: read_fold(dataset), "testlist01.txt", "Fetch the data set's lists again")
 

@@ -1,11 +1,13 @@
 """Caption metrics against coco-caption's evaluation of the same texts, and the Java programs that compute them."""
 
 import os
+import random
 import subprocess
 import sys
 
 import pycocoevalcap.eval as official
 import pytest
+from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 
 from cgsaliency.core.errors import InputError
@@ -13,6 +15,7 @@ from cgsaliency.core.records import SPLIT_NAMES
 from cgsaliency.data.flickr30k import load_flickr30k
 from cgsaliency.evaluate.caption_metrics import (
     CAPTION_METRICS,
+    CiderReferences,
     _java,
     caption_scores,
     meteor,
@@ -70,6 +73,25 @@ def test_totals_and_rows_equal_those_of_coco_caption(toybox, monkeypatch):
         for _, row in rows.iterrows():
             assert row[ours] == pytest.approx(evaluation.imgToEval[row.record][theirs], abs=1e-12), (ours, row.record)
     assert 0 < totals["BLEU-4"] < 1 and rows["CIDEr-D"].iloc[0] < rows["CIDEr-D"].max()
+
+
+def test_cider_with_references_counted_once_equals_that_of_coco_caption():
+    rng, words = random.Random(0), "a the dog cat man guitar on plays grass red".split()
+    references = {str(k): [random_text(rng, words) for _ in range(rng.randint(1, 5))] for k in range(60)}
+    scorer = CiderReferences(references)
+    for _ in range(3):
+        captions = {id: random_text(rng, [*words, "unknown"]) for id in references}
+        _, expected = Cider().compute_score(references, {id: [text] for id, text in captions.items()})
+        assert list(scorer.scores(captions).values()) == expected.tolist()
+    third = dict(list(captions.items())[::3])
+    assert scorer.scores(third) == {id: score for id, score in scorer.scores(captions).items() if id in third}
+    with pytest.raises(InputError, match="no references"):
+        scorer.scores({"other": "a dog"})
+
+
+def random_text(rng, words):
+    "Return a text of up to twelve words, perhaps empty."
+    return " ".join(rng.choices(words, k=rng.randint(0, 12)))
 
 
 # The Java programs

@@ -126,6 +126,27 @@ def test_clips_shorter_than_the_window_keep_all_frames(dataset, recognizer, tmp_
     )
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_forget_bias_decides_how_far_back_evidence_reaches(kind):
+    "With biases of zero the state is halved at each step; with a forget bias the first of 64 steps still counts."
+    values = torch.ones(1, 64, 6)
+    shares = {}
+    for forget_bias in (0.0, 4.0):
+        torch.manual_seed(0)
+        lstm = ActionLSTM(("a", "b"), 6, 16, kind, init_range=0.01, forget_bias=forget_bias)
+        evidence = temporal_evidence(lstm, values, 0, contrastive=False, variant="paper")[0].sum(1)
+        shares[forget_bias] = float(evidence[:32].sum())
+    assert shares[0.0] < 1e-6 and 0.1 < shares[4.0] < 0.5
+
+
+def test_recurrent_weights_start_in_the_given_range():
+    lstm = ActionLSTM(("a", "b"), 6, 16, init_range=0.01, forget_bias=2.0)
+    biases = {"i": -2.0, "f": 2.0, "g": 0.0, "o": 0.0}
+    assert max(float(weight.detach().abs().max()) for weight in lstm.rnn.parameters() if weight.ndim == 2) <= 0.01
+    assert torch.equal(lstm.rnn.bias_ih_l0, torch.tensor(list(biases.values())).repeat_interleave(16))
+    assert not lstm.rnn.bias_hh_l0.any()
+
+
 def test_unknown_class_indices_are_reported(recognizer):
     values, frames = torch.rand(1, 9, 6), torch.rand(2, 3, 112, 112)
     for class_index in (2, -1):

@@ -27,9 +27,11 @@ def test_frames_of_table_1_are_those_of_the_paper():
 
 
 def test_clips_of_table_1_have_the_length_of_training(settings):
+    "Clips of 128 frames, as in the authors' demonstration, are shown beside where the training has much shorter ones."
     length = settings["ebr/action_lstm"]["clip_length"]
-    assert settings["ebr/table1"]["clip_lengths"] == [length, 128]
-    assert settings["ebr/frame_cnn"]["finetuning"]["clip_length"] == length == 16
+    assert settings["ebr/table1"]["clip_lengths"] == ([length, 128] if length == 16 else [length])
+    assert settings["ebr/frame_cnn"]["finetuning"]["clip_length"] == 16 <= length <= 128
+    assert load_scale("paper")["ebr/action_lstm"]["clip_length"] == 16
 
 
 def test_the_cnn_is_fine_tuned_with_an_lstm_of_the_same_size(settings):
@@ -50,9 +52,8 @@ def test_the_first_radius_is_that_of_the_paper(settings):
 
 
 def test_long_videos_have_one_frame_rate(settings):
-    rates = {settings["ebr/table3"]["fps"], settings["ebr/table4"]["fps"], settings["ebr/action_lstm"]["video_fps"]}
-    assert rates == {25}
-    assert settings["ebr/table3"]["num_frames"] == settings["ebr/table4"]["num_frames"] == 128
+    assert settings["ebr/table3"]["fps"] == settings["ebr/action_lstm"]["video_fps"] == 25
+    assert settings["ebr/table3"]["num_frames"] == 128, "table 4 reads the scores of table 3"
     assert settings["ebr/table3"]["protocol"] == {"unit": "main", "within": "own"}
 
 

@@ -34,6 +34,7 @@ cgvs/captioner:
   single_descriptor_prob: 0.0
   training: {epochs: 4, batch_size: 8, learning_rate: 0.02, max_grad_norm: 5.0}
   validation_metric: loss
+  num_pointing_images: 2
   beam_size: 1
 cgvs/table1: {first_index: 0, num_examples: 1, num_mean_images: 2}
 """
@@ -111,7 +112,7 @@ def read_files(folder: Path) -> dict[Path, bytes]:
 
 
 def test_tables_are_the_same_with_two_processes(project):
-    project.copy("shared", "data", "cgvs", "ebr", "synth_flickr30k.json", "synth_ucf101_thumos14.json")
+    project.copy("shared", "data", "train_data", "cgvs", "ebr", "synth_flickr30k.json", "synth_ucf101_thumos14.json")
     ranks = project.make("shared", "reports/shared/cgvs/table1.ipynb", "reports/shared/ebr/table1.ipynb")
     assert ranks == ["0 2", "0 2", "1 2", "1 2"]
     for table in ("cgvs/table1", "ebr/table1"):
@@ -134,7 +135,7 @@ def test_data_are_written_once(project):
 
 def test_training_in_two_processes_equals_one(project):
     project.make("two", "artifacts/two/synth_flickr30k.json")
-    project.copy("two", "cgvs/backbone", "cgvs/features", "cgvs/extractor.json", "cgvs/backbone.json")
+    project.copy("two", "train_data", "cgvs/backbone", "cgvs/features", "cgvs/extractor.json", "cgvs/backbone.json")
     (project.folder / "artifacts/two/cgvs/backbone.json").touch()  # newer than the data, so that it is not made again
     assert project.make("two", "artifacts/two/cgvs/captioner.json") == ["0 2", "1 2"]
     folders = [project.folder / f"artifacts/{scale}/cgvs/captioner" for scale in ("one", "two")]

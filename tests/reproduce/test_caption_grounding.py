@@ -168,3 +168,13 @@ def test_errors(grounding, tmp_path):
     assert_input_error(lambda: CaptionGrounding(grounding.extractor), "has no cells")
     save_caption_grounding(tmp_path, "extractor.json", "features.9")
     assert_input_error(lambda: load_caption_grounding(tmp_path), "extractor.json")
+
+
+def test_the_maps_of_a_phrase_are_those_of_its_words_added(grounding, captioner, inputs):
+    spans = [slice(0, 2), slice(1, len(TOKENS))]
+    (of_words,) = grounding.explain(captioner, inputs, [TOKENS])
+    (added,) = grounding.explain(captioner, inputs, [TOKENS], spans=[spans], methods=("cEB-R",), at_once=False)
+    assert list(added) == [("cEB-R", variant) for variant in VARIANTS]
+    for key, explanation in added.items():
+        expected = torch.stack([of_words[key].saliency[span].sum(0) for span in spans])
+        assert torch.allclose(explanation.saliency, expected, atol=1e-5 * expected.abs().max())

