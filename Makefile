@@ -20,7 +20,9 @@ GPUS ?=
 MEMORY ?=
 
 ifndef PYTHON
-PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
+  "$$p" -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 endif
 ifeq ($(strip $(PYTHON)),)
 $(error Python 3.11 or newer is needed and was not found: install it, or set PYTHON=/path/of/python)
@@ -33,12 +35,16 @@ VENV_STAMP := .venv/.locked-$(shell { pwd; cat requirements.lock oracles.lock; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 define step
-@from=$$SECONDS; echo "=== $(1)"; if $(2); then echo "=== $(1): passed, $$((SECONDS - from)) s"; else echo "=== $(1): FAILED after $$((SECONDS - from)) s" >&2; exit 1; fi
+@from=$$SECONDS; echo "=== $(1)"; \
+  if $(2); then echo "=== $(1): passed, $$((SECONDS - from)) s"; \
+  else echo "=== $(1): FAILED after $$((SECONDS - from)) s" >&2; exit 1; fi
 endef
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo; echo "make reproduce [SCALE=smoke|toybox|sample|paper|FILE.yaml] [DATA=folder] [CORES=2] [REPORTS=reports] [ARTIFACTS=artifacts] [WEIGHTS=weights|none] [PROFILE=slurm|kubernetes|generic] [GPUS=number] [MEMORY=GiB] [ARGS='--dry-run']"
+	@echo; echo "make reproduce [SCALE=smoke|toybox|sample|paper|FILE.yaml] [DATA=folder] [CORES=2] [REPORTS=reports]"
+	@echo "  [ARTIFACTS=artifacts] [WEIGHTS=weights|none] [PROFILE=slurm|kubernetes|generic] [GPUS=number]"
+	@echo "  [MEMORY=GiB] [ARGS='--dry-run']"
 
 setup:  ## create .venv from requirements.lock (all targets do so once)
 	@$(WITH_LOCK) .make/setup.lock $(MAKE) --no-print-directory -s installed
@@ -72,7 +78,10 @@ reproduce: setup  ## make all tables and figures, in reports/<scale>; resumes a 
 	@$(WITH_LOCK) .make/reproduce-$(notdir $(basename $(SCALE))).lock $(MAKE) --no-print-directory -s run-reproduce
 
 SNAKEMAKE = $(BIN)/python -m snakemake --nolock --rerun-incomplete --quiet host reason
-CONFIG = --config "scale=$(SCALE)" "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" "weights=$(WEIGHTS)" $(if $(DATA),"data=$(DATA)")
+CONFIG = --config "scale=$(SCALE)" "reports=$(REPORTS)" "artifacts=$(ARTIFACTS)" "weights=$(WEIGHTS)" \
+  $(if $(DATA),"data=$(DATA)")
+# a cluster's profile decides about cores and resources
+WORKFLOW = $(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(RESOURCES))
 
 # As many notebooks run in parallel as CORES, GPUs and memory allow; GPUS and MEMORY replace the detected values. On a
 # cluster the scheduler decides.
@@ -80,21 +89,22 @@ RESOURCES = --resources $$($(BIN)/python -m cgsaliency.reproduce.machine_resourc
 
 # Notebooks are forks of a server that has imported their libraries. It lives as long as the run.
 run-reproduce:
-	@$(if $(PROFILE),,$(BIN)/python -m cgsaliency.reproduce.notebook_server )$(MAKE) --no-print-directory -s run-notebooks
+	@$(if $(PROFILE)$(findstring dry-run,$(ARGS)),,$(BIN)/python -m cgsaliency.reproduce.notebook_server )\
+	  $(MAKE) --no-print-directory -s run-notebooks
 
 run-notebooks:
-	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(RESOURCES)) $(CONFIG)
+	@$(WORKFLOW) $(CONFIG)
 
-# Sections that train run one after the other, each with its own number of cores, and as many at once as CORES allows.
-weights: setup  ## train the models whose weights are missing or do not fit, and put them into weights/; resumes a stopped run
+# A section runs after those that it builds on; as many run at once as CORES allows.
+weights: setup  ## train models whose weights are missing or do not fit, put them into weights/; resumes a stopped run
 	@$(WITH_LOCK) .make/reproduce-$(notdir $(basename $(SCALE))).lock $(MAKE) --no-print-directory -s run-weights
 
 run-weights:
-	@$(SNAKEMAKE) $(if $(PROFILE),--profile profiles/$(PROFILE) $(ARGS),--cores $(CORES) $(ARGS) $(RESOURCES)) weights $(CONFIG) "put=$(if $(filter none,$(WEIGHTS)),weights,$(WEIGHTS))"
+	@$(WORKFLOW) weights $(CONFIG) "put=$(if $(filter none,$(WEIGHTS)),weights,$(WEIGHTS))"
 
 # DATA is optional: data sets in it are linked, missing ones are synthetic.
 # It takes 36 minutes and 7 GiB on 2 cores.
-rehearse: setup  ## run all notebooks at the papers' sizes on a few synthetic items, without a GPU; resumes a stopped run
+rehearse: setup  ## run all notebooks at the papers' sizes on a few items, without a GPU; resumes a stopped run
 	@$(WITH_LOCK) .make/rehearse.lock $(MAKE) --no-print-directory -s run-rehearse
 
 REHEARSAL ?= .make/rehearsal

@@ -161,7 +161,9 @@ PLAN = {
         priority=1,
     ),
 
-    "aoa/proposals": dict(depends_on="synth_coco", writes_artifacts=True, priority=5),
+    "aoa/proposals": dict(
+        depends_on="synth_coco", writes_artifacts=True, priority=5, prepares="aoa/train_region_types aoa/finetuned"
+    ),
     "aoa/region_encoder": dict(depends_on="synth_flickr30k synth_coco", writes_artifacts=True, priority=5),
     "aoa/parameterizations": dict(
         depends_on="synth_coco aoa/region_encoder aoa/train_terms",
@@ -263,12 +265,13 @@ def training_data_of(name: str) -> str:
 
 
 def weights_of(section: str) -> list[str]:
-    "Return the card of the weights that a section takes; if it trains, the files of its training data."
-    if section not in TRAININGS or not SHIPPED.trains(section):
-        return []
-    if section in TRAINED:
-        return [training_data_of(name) for name in TRAININGS[section].data if name in DRAWN]
-    return [str(SHIPPED.card_path(section))]
+    """Return the card of the weights that a section takes; if it trains, or prepares what others train with, the files
+    of the training data."""
+    if section in TRAININGS and SHIPPED.trains(section) and section not in TRAINED:
+        return [str(SHIPPED.card_path(section))]
+    training = [name for name in (section, *PLAN[section].get("prepares", "").split()) if name in TRAINED]
+    groups = dict.fromkeys(group for name in training for group in TRAININGS[name].data)
+    return [training_data_of(group) for group in groups if group in DRAWN]
 
 
 def outputs_of(section: str) -> list[str]:
@@ -317,7 +320,10 @@ def run(section: str) -> str:
     "Return the command that runs a section."
     # waiting threads release their core to other notebooks
     put = str(config.get("put") or "")
-    variables = [f"{WEIGHTS_VARIABLE}={shlex.quote(WEIGHTS)}", *([f"{PUT_VARIABLE}={shlex.quote(put)}"] if put else [])]
+    reads_weights = section in TRAININGS or "prepares" in PLAN[section]
+    variables = [f"{WEIGHTS_VARIABLE}={shlex.quote(WEIGHTS)}"] if reads_weights else []
+    if put and section in TRAINED:  # only these: another command would make a section run again
+        variables.append(f"{PUT_VARIABLE}={shlex.quote(put)}")
     passive = cores(section) < processes(section) * settings(section)["threads"]
     python, module = sys.executable, "-m cgsaliency.reproduce"
     launcher = f"{module}.run_section"
@@ -326,7 +332,7 @@ def run(section: str) -> str:
     return " ".join(
         [
             *(["OMP_WAIT_POLICY=PASSIVE"] if passive else []),
-            *(variables if section in TRAININGS else []),
+            *variables,
             *([f"{python} {module}.with_gpus {gpus(section)}"] if gpus(section) else []),
             f"{python} {module}.with_lock '{lock(section)}' {python}",
             f"{launcher} {section} '{SCALE}' '{DATA}' '{ARTIFACTS}' '{REPORTS}'",
@@ -355,9 +361,11 @@ rule all:
 rule weights:
     input: [f"{ARTIFACTS}/{section}.json" for section in TRAINED if TRAININGS[section].travels]
 
+DRAWING_CODE = [*map(str, sorted(Path("cgsaliency/synth").glob("*.py"))), "cgsaliency/reproduce/training_data.py"]
 for name in DRAWN:
     rule:
         name: f"draw_{name}"
+        input: DRAWING_CODE
         output: training_data_of(name)
         params:
             settings=str(settings(f"synth_{name}")),

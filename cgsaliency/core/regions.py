@@ -55,9 +55,9 @@ class QuadRegions:
         side: int,  # rows and columns of tiles
     ) -> Tensor:
         "Return `coverage_mask` of side × side tiles, which is computed once for all captions of an image."
-        if self._tiles.get("side") != side:
-            self._tiles.update(side=side, mask=coverage_mask(self, side, side))
-        return self._tiles["mask"]
+        if side not in self._tiles:
+            self._tiles[side] = coverage_mask(self, side, side)
+        return self._tiles[side]
 
 # %% ../../nbs/core/regions.ipynb #d7ace3d3
 def grid_regions(

@@ -7,6 +7,7 @@ __all__ = ['CaptionerBase', 'length_groups', 'count_words', 'captions_per_image'
            'read_captioner_weights', 'load_captioner']
 
 # %% ../../nbs/models/base.ipynb #9211f2c1
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ..features.weights import load_weights, read_weights, read_weights_referenc
 from .decode import DecoderState
 
 # %% ../../nbs/models/base.ipynb #41547e59
-class CaptionerBase(nn.Module):
+class CaptionerBase(nn.Module, ABC):
     "Base class of captioners: the vocabulary, checks of the inputs, and log-probabilities of given words."
 
     def __init__(
@@ -36,21 +37,17 @@ class CaptionerBase(nn.Module):
         super().__init__()
         self.vocabulary, self.feature_dim, self.max_words = vocabulary, feature_dim, max_words
 
+    @abstractmethod
     def init_state(self, *inputs: Tensor) -> DecoderState:
         "Return the state before the first word, from B × m × D descriptors."
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, state: DecoderState, token_ids: Tensor) -> Tensor:
         "Return the scores before the softmax at each step, B × n × V, from B × n words (teacher forcing)."
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, state: DecoderState, token_ids: Tensor | None) -> tuple[Tensor, DecoderState]:
         "Return log p of the next word, B × V, and the state after the previous words (B; None before the first)."
-        raise NotImplementedError
-
-    def descriptor_layers(self) -> list[tuple[Tensor, Tensor]]:
-        "Return the weights, rows × D, and biases, rows, of each layer that reads descriptors."
-        raise NotImplementedError
 
     def check_features(self, features: Tensor) -> Tensor:
         "Return the descriptors, B × m × D. Raises InputError if D differs from the captioner's."

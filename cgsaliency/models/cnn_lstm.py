@@ -27,10 +27,14 @@ from .traced_rnn import TracedRNN
 # %% ../../nbs/models/cnn_lstm.ipynb #20e37e23
 @torch.no_grad()
 def _initialize(rnn: TracedRNN, init_range: float | None, forget_bias: float) -> None:
-    "Draw the weights, and set the biases of the gates that keep the state and add to it."
+    """Draw the weights if a range is given, with biases of 0, and change the biases of two gates.
+
+    The gate that keeps the state opens by the forget bias, the one that adds to it closes by as much."""
     for name, parameter in rnn.named_parameters():
-        if init_range is not None:
-            parameter.uniform_(-init_range, init_range) if name.startswith("weight") else parameter.zero_()
+        if init_range is not None and name.startswith("weight"):
+            parameter.uniform_(-init_range, init_range)
+        elif init_range is not None:
+            parameter.zero_()
         if name.startswith("bias_ih"):
             gates = parameter.chunk(4 if rnn.kind == "lstm" else 3)  # i, f, g and o, or r, z and n
             gates[1].add_(forget_bias)

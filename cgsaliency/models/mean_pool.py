@@ -58,10 +58,6 @@ class MeanPoolCaptioner(CaptionerBase):
                 nn.init.uniform_(parameter, -0.08, 0.08)
         self.to_logits.bias.data.copy_(vocabulary.log_frequency())
 
-    def descriptor_layers(self) -> list[tuple[Tensor, Tensor]]:
-        "Return the second LSTM's weights of the mean descriptor, and its biases."
-        return [(self.second.weight_context, self.second.bias_ih_l0)]
-
     def init_state(self, features: Tensor) -> MeanPoolState:
         "Return the state before the first word, from B × m × D descriptors, m ≥ 1."
         pooled = self.check_features(features).mean(1) / self.feature_scale

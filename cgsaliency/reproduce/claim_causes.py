@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import InputError
+from ..core.io import read_csv
 from ..explain.excitation_rnn import VARIANTS
 from .claims import paper_claims
 
@@ -23,7 +24,7 @@ CAUSES_CSV = Path(str(files("cgsaliency.reproduce") / "data/claim_causes.csv"))
 CAUSE_COLUMNS = ("scale", "claim", "variant", "cause", "sentence", "page", "section")
 CAUSES = {
     "method": "the method",
-    "model": "the model is too weak",
+    "model": "the model is too weak, or trained too little",
     "data": "the data cannot ask the question",
 }
 
@@ -36,13 +37,7 @@ def claim_causes(
 
     Raises InputError if the file is broken, has a row twice, or names an unknown claim, variant, cause, notebook or
     heading."""
-    try:
-        causes = pd.read_csv(path, keep_default_na=False, dtype=str)
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", "Install the package again") from None
-    if tuple(causes.columns) != CAUSE_COLUMNS:
-        problem = f"has the columns {', '.join(causes.columns)}; expected {', '.join(CAUSE_COLUMNS)}"
-        raise InputError(path, problem, "Install the package again")
+    causes = read_csv(path, CAUSE_COLUMNS, "Install the package again", keep_default_na=False, dtype=str)
     for problem in _cause_problems(causes, Path(notebooks)):
         raise InputError(path, problem, "Correct this row")
     return causes
@@ -91,13 +86,27 @@ def _with_text(card: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return card.assign(**{column: card[column].astype(object).fillna("") for column in columns})
 
 
-def _words(verdict: str, causes: pd.DataFrame) -> str:
-    "Return a verdict with its cause as text."
+def _reason(verdict: str, causes: pd.DataFrame) -> str:
+    "Return the cause of a verdict as text, '' for one that needs none."
     if verdict not in ("does not hold", "undecided"):
-        return verdict
+        return ""
     if len(causes) == 0:
-        return f"{verdict}: {UNEXPLAINED}"
-    return f"{verdict}: {CAUSES[causes.cause.iloc[0]]}. {causes.sentence.iloc[0]}"
+        return UNEXPLAINED
+    return f"{CAUSES[causes.cause.iloc[0]]}. {causes.sentence.iloc[0]}"
+
+
+def _in_words(verdicts: dict[str, str], reasons: dict[str, str]) -> str:
+    "Return the verdicts of a claim by variant with their reasons; a reason that the variants share is stated once."
+    shared = next(iter(reasons.values())) if len(set(reasons.values())) == 1 else ""
+    texts = {
+        variant: f"{verdict}: {reasons[variant]}" if reasons[variant] and not shared else verdict
+        for variant, verdict in verdicts.items()
+    }
+    if len(set(texts.values())) == 1:
+        text = next(iter(texts.values()))
+    else:
+        text = "; ".join(f"{_VARIANT_WORDS[variant]}: {words}" for variant, words in texts.items()).replace(".; ", "; ")
+    return f"{text}: {shared}" if shared else text
 
 # %% ../../nbs/reproduce/claim_causes.ipynb #8a888d75
 def _variant_verdicts(row: pd.Series) -> dict[str, str]:
@@ -117,13 +126,10 @@ def explain_verdicts(
     words, pages = [], []
     for _, row in _with_text(card, "verdict_paper", "verdict_code").iterrows():
         verdicts = _variant_verdicts(row)
-        reasons = {variant: _causes_of(causes, row.claim, variant) for variant in verdicts}
-        texts = {variant: _words(verdict, reasons[variant]) for variant, verdict in verdicts.items()}
-        if len(set(texts.values())) == 1:
-            words.append(next(iter(texts.values())))
-        else:
-            words.append("; ".join(f"{_VARIANT_WORDS[variant]}: {text}" for variant, text in texts.items()))
-        used = [reasons[variant].page for variant, verdict in verdicts.items() if verdict != "holds"]
+        rows = {variant: _causes_of(causes, row.claim, variant) for variant in verdicts}
+        reasons = {variant: _reason(verdict, rows[variant]) for variant, verdict in verdicts.items()}
+        words.append(_in_words(verdicts, reasons))
+        used = [rows[variant].page for variant, verdict in verdicts.items() if verdict != "holds"]
         pages.append("; ".join(dict.fromkeys(page for names in used for page in names)))
     return card.assign(in_words=words, pages=pages)
 

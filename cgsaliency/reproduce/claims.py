@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..core.errors import InputError
-from ..core.io import atomic_write
+from ..core.io import atomic_write, read_csv
 from ..evaluate.bootstrap import Interval, equivalence_verdict, verdict
 from ..explain.excitation_rnn import VARIANTS
 
@@ -138,17 +138,7 @@ def read_paper_claims(
 
 
 def _read_claims_file(path: Path, name: str) -> pd.DataFrame:
-    try:
-        claims = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", f"Run the notebook of {name} first") from None
-    if tuple(claims.columns) != CLAIM_COLUMNS:
-        raise InputError(
-            path,
-            f"has the columns {', '.join(claims.columns)}; expected {', '.join(CLAIM_COLUMNS)}",
-            f"Run the notebook of {name} again",
-        )
-    return claims
+    return read_csv(path, CLAIM_COLUMNS, f"Run the notebook of {name} first")
 
 # %% ../../nbs/reproduce/claims.ipynb #70c56c0e
 VERDICT_COLORS = {"holds": "#0072b2", "does not hold": "#d55e00", "undecided": "#7f7f7f"}
@@ -194,16 +184,7 @@ def paper_claims(
 
     Raises InputError if the file is broken or lists a claim twice."""
     columns = ["claim", "paper", "place", "statement", "short"]
-    try:
-        claims = pd.read_csv(path, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", "Install the package again") from None
-    if list(claims.columns) != columns:
-        raise InputError(
-            path,
-            f"has the columns {', '.join(claims.columns)}; expected {', '.join(columns)}",
-            "Install the package again",
-        )
+    claims = read_csv(path, columns, "Install the package again", keep_default_na=False)
     if claims.claim.duplicated().any():
         duplicate = claims.claim[claims.claim.duplicated()].iloc[0]
         raise InputError(path, f"has {duplicate} twice", "Install the package again")

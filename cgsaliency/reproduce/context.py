@@ -8,11 +8,11 @@ __all__ = ['NotebookContext', 'init_notebook']
 # %% ../../nbs/reproduce/context.ipynb #4b00f8a1
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 
 from ..core.distributed import init_processes, main_process_first, rank_and_world_size
 from ..core.errors import InputError
-from ..core.io import package_versions, read_json, write_json
+from ..core.io import git_commit, package_versions, read_json, write_json
 from cgsaliency.core.runtime import (
     default_device,
     seed_everything,
@@ -37,7 +37,6 @@ from cgsaliency.reproduce.trained_weights import (
     weights_root,
     write_artifact_card,
 )
-from .training_data import draw_training_data
 
 # %% ../../nbs/reproduce/context.ipynb #5a418232
 @dataclass(frozen=True)
@@ -69,8 +68,10 @@ class NotebookContext:
         drawn = [name for name in groups if f"synth_{name}" in self.shipped_weights.sections]
         folder = self.artifacts / "train_data"
         with main_process_first():
+            # not an import of this module: other notebooks do not depend on the code that draws
+            draw = import_module("cgsaliency.reproduce.training_data").draw_training_data if drawn else None
             for name in drawn:
-                draw_training_data(name, self.scale, folder, progress=rank_and_world_size()[0] == 0)
+                draw(name, self.scale, folder, progress=rank_and_world_size()[0] == 0)
         return folder if drawn else self.data
 
     def train_or_take(
@@ -95,11 +96,29 @@ class NotebookContext:
         with main_process_first():
             if is_main:
                 remove_taken(self.section, self.artifacts)
+        state = self._training_state(path, names)
         start = time.monotonic()
-        train()
-        if is_main:
-            seconds = (read_json(path)["seconds"] if path.is_file() else 0.0) + time.monotonic() - start
-            write_json(path, {"names": list(names), "seconds": seconds})
+        try:
+            train()
+        finally:
+            if is_main:
+                write_json(path, {**state, "seconds": state["seconds"] + time.monotonic() - start})
+
+    def _training_state(self, path: Path, names: Sequence[str]) -> dict[str, Any]:
+        """Return what the section's training has left so far, and store it.
+
+        Raises InputError if a training with another fingerprint has left files: they would be resumed."""
+        fingerprint = self.shipped_weights.fingerprint(self.section)
+        state = read_json(path) if path.is_file() else {"fingerprint": fingerprint, "seconds": 0.0}
+        if state.get("fingerprint", fingerprint) != fingerprint:
+            problem = f"is of a training with the fingerprint {state['fingerprint']} instead of {fingerprint}"
+            files = ", ".join(str(self.artifacts / name) for name in state["names"])
+            raise InputError(path, problem, f"Settings, data or code changed: delete it and {files}, and train again")
+        state |= {"fingerprint": fingerprint, "names": list(names)}
+        with main_process_first():
+            if rank_and_world_size()[0] == 0:
+                write_json(path, state)
+        return state
 
     def write_card(
         self,
@@ -111,7 +130,7 @@ class NotebookContext:
         path = self.artifacts / f"{self.section}.training.json"
         if not path.is_file() or rank_and_world_size()[0]:
             return
-        training, commit = read_json(path), _git("rev-parse", "HEAD")
+        training, commit = read_json(path), git_commit()
         trained = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             **({"commit": commit} if commit else {}),
@@ -121,15 +140,6 @@ class NotebookContext:
         write_artifact_card(self.shipped_weights, self.section, self.artifacts, training["names"], trained, weak_points)
         if root := os.environ.get(PUT_VARIABLE):
             ShippedWeights(self.scale, self.data, Path(root)).put(self.section, self.artifacts)
-
-
-def _git(*arguments: str) -> str:
-    "Return the output of a git command; '' outside a git checkout."
-    try:
-        completed = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    except FileNotFoundError:
-        return ""
-    return "" if completed.returncode else completed.stdout.strip()
 
 
 def init_notebook(

@@ -156,9 +156,12 @@ class NotebookServer:
         sys.stdout.flush()
         sys.stderr.flush()
         if not (pid := os.fork()):
-            connection.close()
-            self._close()
-            run_request(request, descriptors)
+            try:
+                connection.close()
+                self._close()
+                run_request(request, descriptors)
+            finally:
+                os._exit(1)  # a fork never continues as a server
         self.forks[pid] = connection
         self.selector.register(connection, selectors.EVENT_READ, pid)
 
@@ -263,6 +266,7 @@ def run_with_server(
         except Exception:
             traceback.print_exc()
             print("notebooks start without a server", file=sys.stderr, flush=True)
+            server.end_forks()  # nobody would send their exit statuses
         finally:
             listener.close()  # who waits for an answer starts without a server
             status = process.wait()

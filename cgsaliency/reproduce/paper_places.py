@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import InputError
+from ..core.io import read_csv
 
 # %% ../../nbs/reproduce/paper_places.ipynb #85781b9b
 PLACES_CSV = Path(str(files("cgsaliency.reproduce") / "data/papers.csv"))
@@ -27,13 +28,7 @@ def paper_places(
     """Read what the three papers state, place by place, and where it is here.
 
     Raises InputError if the file is broken, lists a place twice, or has a row without an answer or a reason."""
-    try:
-        places = pd.read_csv(path, keep_default_na=False, dtype=str)
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", "Install the package again") from None
-    if tuple(places.columns) != PLACE_COLUMNS:
-        problem = f"has the columns {', '.join(places.columns)}; expected {', '.join(PLACE_COLUMNS)}"
-        raise InputError(path, problem, "Install the package again")
+    places = read_csv(path, PLACE_COLUMNS, "Install the package again", keep_default_na=False, dtype=str)
     for problem in _row_problems(places):
         raise InputError(path, problem, "Correct this row")
     return places

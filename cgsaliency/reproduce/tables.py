@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..core.errors import InputError
-from ..core.io import atomic_write
+from ..core.io import atomic_write, read_csv
 from ..evaluate.bootstrap import Interval
 
 # %% ../../nbs/reproduce/tables.ipynb #0a57faee
@@ -33,16 +33,7 @@ def paper_rows(
 
     Raises InputError if the file does not contain the table, or is broken."""
     columns = ["paper", "table", "method", "setting", "metric", "value", "note"]
-    try:
-        rows = pd.read_csv(path, keep_default_na=False, dtype={"value": float})
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", "Install the package again") from None
-    if list(rows.columns) != columns:
-        raise InputError(
-            path,
-            f"has the columns {', '.join(rows.columns)}; expected {', '.join(columns)}",
-            "Install the package again",
-        )
+    rows = read_csv(path, columns, "Install the package again", keep_default_na=False, dtype={"value": float})
     table_rows = rows[(rows.paper == paper) & (rows.table == table)].reset_index(drop=True)
     if table_rows.empty:
         raise InputError(

@@ -106,8 +106,9 @@ class ShippedWeights:
         return digests
 
     def _drawn_data_digest(self, name: str) -> str:
-        settings, folder = self.settings_of(f"synth_{name}"), Path(import_module("cgsaliency.synth").__file__).parent
-        key = sha256_digest(name, settings, *sorted(folder.glob("*.py")))
+        settings, package = self.settings_of(f"synth_{name}"), Path(import_module("cgsaliency").__file__).parent
+        code = [*sorted((package / "synth").glob("*.py")), package / "reproduce/training_data.py"]
+        key = sha256_digest(name, settings, *code)
         digests = read_json(self.cache) if self.cache and self.cache.is_file() else {}
         if key not in digests:
             digests[key] = _training_data().drawn_data_digest(name, settings)
@@ -123,10 +124,16 @@ class ShippedWeights:
             "data": self.data_digests(section),
             "builds_on": {name: self.fingerprint(name) for name in self.builds_on(section)},
         }
-        initial = settings.get("weights") or (settings.get("extractor") or {}).get("weights")
-        if initial and self.data is not None and (self.data / initial).is_file():
-            identity["initial_weights"] = sha256_digest(self.data / initial)
+        if files := self._files_of(settings):
+            identity["data_files"] = files
         return identity
+
+    def _files_of(self, settings: dict[str, Any]) -> dict[str, str]:
+        "Return the digests of the files in the folder of the data sets that settings name, such as initial weights."
+        if self.data is None:
+            return {}
+        paths = {name: self.data / value for name, value in _flat(settings).items() if value and isinstance(value, str)}
+        return {name: sha256_digest(path) for name, path in paths.items() if path.is_file()}
 
     def fingerprint(self, section: str) -> str:
         "Return the fingerprint of a section, 16 hexadecimal digits."
@@ -147,11 +154,11 @@ class ShippedWeights:
     def _find_refusal(self, section: str) -> str | None:
         if self.root is None:
             return "no weights are taken"
+        if unfit := [name for name in self.builds_on(section) if self.trains(name) and self.refusal(name)]:
+            return f"{section} builds on {unfit[0]}, which is trained anew"
+        self.fingerprint(section)  # errors of settings and data are not those of the card
         try:
             card = read_json(path := self.card_path(section))
-            unfit = [name for name in self.builds_on(section) if self.trains(name) and self.refusal(name)]
-            if unfit:
-                return f"{section} builds on {unfit[0]}, which is trained anew"
             return self._other_fingerprint(section, card) or _broken_file(self.folder, card["files"])
         except InputError as error:
             return f"{error.location} {error.problem}"
@@ -163,7 +170,7 @@ class ShippedWeights:
         path = self.card_path(section)
         if card["fingerprint"] != self.fingerprint(section):
             before, now = (
-                _flat({name: entry[name] for name in ("settings", "data", "builds_on")})
+                _flat({name: entry.get(name, {}) for name in ("settings", "data", "builds_on", "data_files")})
                 for entry in (card, self.identity(section))
             )
             changes = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
@@ -196,9 +203,10 @@ class ShippedWeights:
     ) -> None:
         "Copy the files of the section, and write its card beside them as `<section>.card.json`."
         card = read_json(self.card_path(section))
+        # first, so that `remove_taken` knows the files also if copying is interrupted
+        write_json(artifact_card_path(section, artifacts), {**card, "taken_from": str(self.card_path(section))})
         for name in card["files"]:
             _copy(self.folder / name, Path(artifacts) / name)
-        write_json(artifact_card_path(section, artifacts), {**card, "taken_from": str(self.card_path(section))})
 
     def put(
         self,

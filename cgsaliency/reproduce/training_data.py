@@ -21,7 +21,7 @@ from ..synth.actors import MOTIONS
 from ..synth.image_captions import sample_image_captions
 from ..synth.scenes import Bias, sample_scene
 from ..synth.videos import sample_video, sample_video_captions
-from ..synth.write_coco import COCO_VERSION, coco_ids, write_coco
+from ..synth.write_coco import COCO_VERSION, coco_captions, coco_ids, write_coco
 from ..synth.write_flickr30k import FLICKR30K_VERSION, write_flickr30k
 from ..synth.write_msvd_msrvtt import VIDEO_CAPTIONS_VERSION, write_msrvtt, write_msvd
 from ..synth.write_ucf101_thumos14 import ACTIONS_VERSION, write_thumos14, write_ucf101
@@ -82,7 +82,11 @@ def _first_items(name: str, settings: dict[str, Any]) -> list[Any]:
         numbers = [coco_ids("train", k)[0] if name == "coco" else k for k in range(_NUM_DRAWN)]
         scenes = [sample_scene(seed, number, _bias(settings)) for number in numbers]
         version = COCO_VERSION if name == "coco" else FLICKR30K_VERSION
-        return [version, *scenes, *(sample_image_captions(scene, Random(seed)) for scene in scenes)]
+        if name == "coco":
+            captions = [coco_captions(scene, number, seed) for scene, number in zip(scenes, numbers, strict=True)]
+        else:
+            captions = [sample_image_captions(scene, Random(seed)) for scene in scenes]
+        return [version, *scenes, *captions]
     if name == "msvd_msrvtt":
         videos = [sample_video(seed, k, num_events=1 + k % 2) for k in range(_NUM_DRAWN)]
         return [VIDEO_CAPTIONS_VERSION, *videos, *(sample_video_captions(video, Random(seed)) for video in videos)]

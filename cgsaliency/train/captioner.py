@@ -115,13 +115,17 @@ def worst_words(
 
 # %% ../../nbs/train/captioner.ipynb #e0da3105
 def standardize_descriptors(
-    model: CaptionerBase,
+    model: CaptionerBase,  # with a method `descriptor_layers`: weights, rows × D, and biases, rows, of these layers
     features: Tensor | LazyTensor,  # images × m × D descriptors, of training
     batch_size: int = 256,  # images that are read at a time
 ) -> None:
     """Rescale the initial weights of the layers that read descriptors, so that these have mean 0 and deviation 1.
 
-    Units that hardly vary are divided by the largest deviation of all units."""
+    Units that hardly vary are divided by the largest deviation of all units. Raises InputError for a captioner that
+    does not name these layers."""
+    if not hasattr(model, "descriptor_layers"):
+        problem = f"{type(model).__name__} does not name the layers that read descriptors"
+        raise InputError("standardize", problem, "Leave it out, or give the captioner a method descriptor_layers")
     count = features.shape[0] * features.shape[1]
     device = device_of(model)
 

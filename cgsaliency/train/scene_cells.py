@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.geometry import CellGrid
 from ..core.io import read_json, write_json
+from ..core.protocols import eval_mode
 from ..core.records import Sample
 from ..data.vocabulary import Vocabulary
 from ..features.backbone import BackboneSplit
@@ -164,7 +165,7 @@ class CellClassifier(nn.Module):
     ):
         super().__init__()
         self.network, self.map_end = network, split.map_end
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(network):
             channels = self._maps(torch.zeros(1, 3, grid.height, grid.width)).shape[1]
         self.cell_layer = nn.Linear(channels, num_words)
 

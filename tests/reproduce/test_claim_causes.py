@@ -129,7 +129,7 @@ def test_verdicts_in_words():
 def test_a_cause_of_a_variant_comes_before_that_of_both():
     causes = make_causes(("ebr-1", "", *TABLE2), ("ebr-1", "code", "model", "It is weak.", *TABLE2[2:]))
     card = explain_verdicts(make_card(), causes, "toybox").set_index("claim")
-    assert card.in_words["ebr-1"].endswith("does not hold: the model is too weak. It is weak.")
+    assert card.in_words["ebr-1"].endswith("does not hold: the model is too weak, or trained too little. It is weak.")
 
 
 def test_the_scorecard_groups_papers_and_links_experiments():

@@ -17,7 +17,6 @@ TOKEN_IDS = torch.tensor([[1, 2, 3], [1, 3, 0], [4, 1, 2]])
 CAPTIONERS = {
     "s2vt": (S2VT, {"embed_dim": 5, "word_dim": 4, "hidden_dim": 7}),
     "soft attention": (SoftAttention, {"word_dim": 4, "hidden_dim": 7, "attention_dim": 3, "selector": False}),
-    "mean pool": (MeanPoolCaptioner, {"word_dim": 4, "hidden_dim": 7}),
 }
 
 
@@ -44,6 +43,12 @@ def test_rescaled_weights_read_standardized_descriptors(name):
         before = plain.log_probs(features, TOKEN_IDS)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert (actual - before).abs().max() > 1e-2
+
+
+def test_captioner_that_names_no_layers_is_refused():
+    captioner = MeanPoolCaptioner(VOCABULARY, feature_dim=D, word_dim=4, hidden_dim=7)
+    with pytest.raises(InputError, match="MeanPoolCaptioner does not name the layers that read descriptors"):
+        standardize_descriptors(captioner, random_descriptors())
 
 
 def test_unit_that_does_not_vary_keeps_finite_small_weights():
