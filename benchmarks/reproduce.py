@@ -3,7 +3,7 @@
 Time, peak memory of all its processes together, time to the first table, and time, memory and disk of each notebook.
 Writes into reports/ and artifacts/ of the project, which must not contain the scale yet. With `--weights none`
 everything is trained; these rows have names of their own. `--record` runs nothing and records the finished notebooks
-of a run.
+of a run, also of one that was stopped and continued; with `--since`, the time of its beginning, its duration as well.
 """
 
 import argparse
@@ -60,6 +60,15 @@ def first_table(reports: Path, start: float) -> tuple[str, float]:
     return first.relative_to(reports).with_suffix("").as_posix(), tables[first]
 
 
+def duration(label: str, reports: Path, start: float, seconds: float) -> list[Row]:
+    "Return the duration of a run and the time to its first table."
+    table, table_seconds = first_table(reports, start)
+    return [
+        (f"{label}: make reproduce from nothing, after the installation", round(seconds), "s", ""),
+        (f"{label}: until the first table stands ({table})", round(table_seconds), "s", ""),
+    ]
+
+
 def by_paper(label: str, rows: list[Row]) -> list[Row]:
     "Return the peak memory and the total seconds of the notebooks of each paper."
     summary = []
@@ -84,6 +93,7 @@ def main() -> None:
         "--weights", default="weights", help="folder of the weights that are taken; none: train everything"
     )
     parser.add_argument("--record", action="store_true", help="run nothing; record the finished notebooks")
+    parser.add_argument("--since", type=float, help="with --record: when the run began, seconds since 1970")
     args = parser.parse_args()
     scale, machine = args.scale, f"{platform.machine()} CPU, {os.cpu_count()} cores"
     label = f"{scale}, WEIGHTS=none" if args.weights == "none" else scale  # of the rows
@@ -95,12 +105,13 @@ def main() -> None:
             sys.exit(f"{existing[0]} exists already; move it away to measure a complete run")
         start = time.time()
         total_seconds, memory = run(scale, args.data, args.weights)
-        table, table_seconds = first_table(reports, start)
         run_rows = [
-            (f"{label}: make reproduce from nothing, after the installation", round(total_seconds), "s", ""),
-            (f"{label}: until the first table stands ({table})", round(table_seconds), "s", ""),
+            *duration(label, reports, start, total_seconds),
             (f"{label}: largest memory of all processes", round(memory, 2), "GiB", ""),
         ]
+    elif args.since:
+        last = max(path.stat().st_mtime for path in reports.rglob("*.run.json"))
+        run_rows = duration(label, reports, args.since, last - args.since)
     sections = [name for name in load_scale(scale) if name != "all"]
     if args.record:
         sections = [name for name in sections if (reports / f"{name}.run.json").is_file()]

@@ -136,20 +136,23 @@ def _models(args: argparse.Namespace) -> int:
     for name, description in methods.items():
         print(f"{name:22s}{description}")
     if weights:
-        print("\nweights that travel with the project")
+        total = sum(entry["megabytes"] for entry in weights)
+        print(f"\nweights that travel with the project, {total:.1f} MB")
     for entry in weights:
-        print(f"{entry['section']:22s}{entry['megabytes']} MB, trained {entry['trained']}: {entry['card']}")
+        print(f"{entry['section']:26s}{entry['megabytes']:5.2f} MB, trained {entry['trained']}: {entry['card']}")
     return 0
 
 
 def _describe_card(path: Path, card: dict) -> dict:
     "Return the entry of weights that travel with the project."
-    facts = {"on": card["trained"].get("date"), "in hours": card["trained"].get("hours")}
+    trained = card["trained"]
+    facts = [f"on {trained['date']}"] if "date" in trained else []
+    facts += [f"in {trained['hours']:.2f} hours"] if "hours" in trained else []
     return {
         "section": card["section"],
         "scale": card["scale"],
         "megabytes": round(sum(entry["bytes"] for entry in card["files"].values()) / 1e6, 2),
-        "trained": ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None),
+        "trained": " ".join(facts),
         "weak_points": card["weak_points"],
         "card": path.with_suffix(".md").as_posix(),
     }

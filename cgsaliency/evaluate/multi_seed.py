@@ -91,10 +91,12 @@ def seed_difference(
     rows: pd.DataFrame,  # rows of the one model: seed, record, and the value
     other_rows: pd.DataFrame,  # rows of the other, with the same images; the seeds may differ
     column: str,
+    # whether two models of a seed belong together, as if the one continues the training of the other
+    paired_seeds: bool = False,
 ) -> Interval:
     """Compute the mean of `rows` minus that of `other_rows` with its 95% interval, paired by image.
 
-    Raises InputError as `seed_interval`, and if the images differ."""
+    Raises InputError as `seed_interval`, if the images differ, and if seeds that are paired do."""
     table, other_table = _seed_table(rows, column), _seed_table(other_rows, column)
     if set(table.columns) != set(other_table.columns):
         raise InputError(
@@ -102,10 +104,16 @@ def seed_difference(
         )
     tables = [table, other_table[table.columns]]
     image_differences = tables[0].mean(axis=0) - tables[1].mean(axis=0)
+    if paired_seeds:
+        if set(table.index) != set(other_table.index):
+            raise InputError(f"difference of {column}", "the two models have different seeds", "Give the same seeds")
+        contrasts = [tables[0] - tables[1].loc[table.index]]
+    else:
+        contrasts = tables
     half_width = _half_width(
-        [_variance_of_mean(values.mean(axis=1)) for values in tables],
+        [_variance_of_mean(values.mean(axis=1)) for values in contrasts],
         _variance_of_mean(image_differences),
-        sum(_residual_variance(values) for values in tables),
+        sum(_residual_variance(values) for values in contrasts),
     )
     return _symmetric_interval(image_differences.mean(), half_width, table.size + other_table.size)
 

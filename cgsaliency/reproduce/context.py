@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from ..core.distributed import init_processes, main_process_first, rank_and_world_size
@@ -151,6 +152,7 @@ def init_notebook(
 ) -> NotebookContext:
     """Initialize the notebook: change to the project's folder, seed the generators, set torch's threads and precision.
 
+    Tables are shown with their complete texts.
     Raises InputError under the conditions of `load_scale_config`, and outside a project."""
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / "settings.ini").is_file()), None)
@@ -162,6 +164,7 @@ def init_notebook(
         )
     os.chdir(root)
     settings = load_scale_config(scale, section)
+    pd.set_option("display.max_colwidth", None)
     init_processes()
     seed_everything(settings.get("seed", 0))
     torch.set_num_threads(settings.get("threads", 2))

@@ -355,6 +355,13 @@ def remove_taken(
         path.unlink()
 
 
+def _in_words(value: Any) -> str:
+    "Return a value of a card as text."
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number:.4g}" for name, number in value.items())
+    return str(value)
+
+
 def card_text(
     card: Mapping[str, Any],
 ) -> str:
@@ -372,11 +379,11 @@ def card_text(
     for name, curve in card["curves"].items():
         scores = curve["scores"]
         best = (min if curve["best"] == "min" else max)(scores)
-        direction = f"({curve['best']} is best)"
-        lines.append(f"- {name}: {len(scores)} epochs, validation {scores[0]:.4g} to {best:.4g} {direction}")
+        direction = {"min": "lowest", "max": "highest"}[curve["best"]]
+        lines.append(f"- {name}: {len(scores)} epochs, score {scores[0]:.4g} to {best:.4g} (the {direction} is best)")
     if card["weak_points"]:
         lines += ["", "What it is bad at, on validation data:", ""]
-        lines += [f"- {name}: {value}" for name, value in card["weak_points"].items()]
+        lines += [f"- {name}: {_in_words(value)}" for name, value in card["weak_points"].items()]
     settings = [f"- {name}: {value}" for name, value in _flat(card["settings"]).items()]
     return "\n".join([*lines, "", "Settings:", "", *settings]) + "\n"
 

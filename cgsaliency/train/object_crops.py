@@ -148,7 +148,15 @@ class SceneImages:
     ) -> tuple[Tensor, Tensor]:  # B × 3 × image_size × image_size, normalized; B × V of zeros and ones
         "Return the images, each shifted, and their words."
         corners = torch.randint(0, 2 * self.max_shift + 1, (len(indices), 2), generator=generator)
-        return _cut_windows(self.images, indices.tolist(), corners, self.image_size), self.labels[indices]
+        return self.windows(indices, corners), self.labels[indices]
+
+    def windows(
+        self,
+        indices: Tensor,  # B images
+        corners: Tensor,  # B × (y, x), first row and column of each window, from 0 to twice `max_shift`
+    ) -> Tensor:  # B × 3 × image_size × image_size, normalized
+        "Return a window of each image."
+        return _cut_windows(self.images, indices.tolist(), corners, self.image_size)
 
 # %% ../../nbs/train/object_crops.ipynb #a904b5f7
 def train_object_classifier(

@@ -61,18 +61,14 @@ class SceneCells:
 
         B × 3 × H × W; B × cells × V of zeros and ones; B × cells, whose sum is 1 for each image; B × V."""
         corners = torch.randint(0, 2 * self.max_shift + 1, (len(indices), 2), generator=generator)
-        size = self.grid.width
-        views = [
-            self.scenes.images[index, :, y : y + size, x : x + size]
-            for index, (y, x) in zip(indices.tolist(), corners.tolist(), strict=True)
-        ]
+        images = self.scenes.windows(indices, corners)
         labels, weights = [], []
         for index, corner in zip(indices.tolist(), corners, strict=True):
             boxes = self.boxes[index] + (self.max_shift - corner.flip(0)).repeat(2)
             cells, is_covered = _object_cells(self.grid, boxes)
             labels.append((is_covered.float().T @ self.words[index] > 0).float())
             weights.append(_cell_weights(self.grid, cells))
-        return torch.stack(views).float(), torch.stack(labels), torch.stack(weights), self.scenes.labels[indices]
+        return images, torch.stack(labels), torch.stack(weights), self.scenes.labels[indices]
 
 
 def _object_cells(grid: CellGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,6 +70,19 @@ def test_the_difference_pools_the_seeds_of_both_models():
     assert interval.mean == pytest.approx(differences.mean()) and interval.n == 8 * NUM_IMAGES
 
 
+def test_paired_seeds_leave_out_what_the_models_of_a_seed_have_in_common():
+    rng = np.random.default_rng(6)
+    rows = simulate(rng, rng.normal(0, 1, NUM_IMAGES), 3.0, 1.0, 4)
+    other_rows = rows.assign(score=rows.score - 2 + rng.normal(0, 0.1, len(rows)))
+    unpaired, paired = (seed_difference(rows, other_rows, "score", paired_seeds=pair) for pair in (False, True))
+    assert paired.mean == unpaired.mean == pytest.approx(2, abs=0.02) and paired.n == unpaired.n
+    assert paired.high - paired.low < 0.05 < 1 < unpaired.high - unpaired.low
+    shuffled = other_rows.sample(frac=1, random_state=0)
+    assert seed_difference(rows, shuffled, "score", paired_seeds=True) == paired
+    with pytest.raises(InputError, match="the two models have different seeds"):
+        seed_difference(rows, other_rows.assign(seed=other_rows.seed + 1), "score", paired_seeds=True)
+
+
 def coverage(num_seeds, seed_std, residual_std, models, repetitions=200):
     "Return the share of simulations whose interval contains the true mean, and the mean width over the ideal one."
     rng = np.random.default_rng([num_seeds, int(10 * seed_std), int(10 * residual_std), models])

@@ -32,8 +32,7 @@ def test_the_official_loader_reads_what_was_written(coco_root):
             index, id = coco_ids(coco_split, k)
             scene = sample_scene(3, index)
             captions = [
-                " ".join(phrase for phrase, _ in caption)[:-2]
-                for caption in coco_captions(scene, index, seed=3)
+                " ".join(phrase for phrase, _ in caption)[:-2] for caption in coco_captions(scene, index, seed=3)
             ]
             assert (
                 sample.id == str(id)
