@@ -100,7 +100,7 @@ weights: setup  ## train models whose weights are missing or do not fit, put the
 	@$(WITH_LOCK) .make/reproduce-$(notdir $(basename $(SCALE))).lock $(MAKE) --no-print-directory -s run-weights
 
 run-weights:
-	@$(WORKFLOW) weights $(CONFIG) "put=$(if $(filter none,$(WEIGHTS)),weights,$(WEIGHTS))"
+	@$(WORKFLOW) $(CONFIG) "put=$(if $(filter none,$(WEIGHTS)),weights,$(WEIGHTS))" -- weights
 
 # DATA is optional: data sets in it are linked, missing ones are synthetic.
 # It takes 36 minutes and 7 GiB on 2 cores.

@@ -5,7 +5,15 @@ from functools import cache
 from pathlib import Path
 
 from cgsaliency.core.errors import InputError
-from cgsaliency.reproduce.scale_config import SCALES, load_plan, load_scale, merge_settings, notebook_of, scale_path
+from cgsaliency.reproduce.scale_config import (
+    SCALES,
+    load_plan,
+    load_scale,
+    merge_settings,
+    merged_settings,
+    notebook_of,
+    scale_path,
+)
 from cgsaliency.reproduce.trained_weights import PUT_VARIABLE, TRAININGS, WEIGHTS_VARIABLE, ShippedWeights
 
 SCALE = config.get("scale", "toybox")  # one of SCALES, or the path of a YAML file
@@ -60,7 +68,7 @@ def code_files(section: str) -> list[str]:
 
 def settings(section: str) -> dict:
     "Return the settings of a section, with those of all sections."
-    return {**(SETTINGS.get("all") or {}), **SETTINGS[section]}
+    return merged_settings(SETTINGS, section)
 
 
 def setting(section: str, key: str, default=()):

@@ -31,7 +31,8 @@ def memory_of(processes: set[psutil.Process]) -> int:
     total = 0
     for process in processes:
         try:
-            total += process.memory_full_info().pss
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)  # Linux alone has the share of each process
         except psutil.Error:  # it has ended
             pass
     return total

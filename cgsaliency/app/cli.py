@@ -145,14 +145,13 @@ def _models(args: argparse.Namespace) -> int:
 
 def _describe_card(path: Path, card: dict) -> dict:
     "Return the entry of weights that travel with the project."
-    trained = card["trained"]
-    facts = [f"on {trained['date']}"] if "date" in trained else []
-    facts += [f"in {trained['hours']:.2f} hours"] if "hours" in trained else []
+    from cgsaliency.reproduce.trained_weights import training_facts
+
     return {
         "section": card["section"],
         "scale": card["scale"],
         "megabytes": round(sum(entry["bytes"] for entry in card["files"].values()) / 1e6, 2),
-        "trained": " ".join(facts),
+        "trained": training_facts(card),
         "weak_points": card["weak_points"],
         "card": path.with_suffix(".md").as_posix(),
     }

@@ -24,7 +24,7 @@ class QuadRegions:
     # R × 4 × (x, y), input pixels, in order: top left, top right, bottom right, bottom left of an axis-aligned one
     corners: Tensor
     view: ImageCrop  # where the input lies in the image
-    _tiles: dict = field(default_factory=dict, init=False, repr=False)  # of the last call of `covered_tiles`
+    _tiles: dict = field(default_factory=dict, init=False, repr=False)  # of `covered_tiles`, by their side
 
     def __post_init__(self):
         if self.corners.ndim != 3 or self.corners.shape[1:] != (4, 2):

@@ -111,8 +111,8 @@ def verdict(
     difference: Interval,  # of a − b, for a claim a > b
     tolerance: float = 0.0,  # largest difference that counts as none, in the same unit
 ) -> str:
-    """Return 'holds' if the interval is above zero, 'does not hold' if it is below zero or within the tolerance, else
-    'undecided'."""
+    """Return 'holds' if the interval is above zero; 'does not hold' if it is below zero, or contains zero and is within
+    the tolerance; else 'undecided'."""
     if difference.low > 0:
         return "holds"
     is_none = tolerance > 0 and -tolerance <= difference.low and difference.high <= tolerance

@@ -41,7 +41,8 @@ def claim_greater(
 ) -> dict:  # with `CLAIM_COLUMNS`
     """Test the claim a > b: it holds if the complete interval of the difference is above zero.
 
-    It does not hold if the interval is below zero, or within the tolerance: then the two are about equal."""
+    It does not hold if the interval is below zero, or if it contains zero and lies within the tolerance: then the two
+    are about equal."""
     return _claim_row(claim, statement, difference, verdict(difference, tolerance), evidence)
 
 

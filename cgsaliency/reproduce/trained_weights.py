@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAININGS', 'WEIGHTS_VARIABLE', 'PUT_VARIABLE', 'Training', 'ShippedWeights', 'files_digest', 'artifact_card_path',
-           'list_files', 'write_artifact_card', 'remove_taken', 'card_text', 'weights_root', 'shipped_cards',
-           'unlisted_files']
+           'list_files', 'write_artifact_card', 'remove_taken', 'training_facts', 'card_text', 'weights_root',
+           'shipped_cards', 'unlisted_files']
 
 # %% ../../nbs/reproduce/trained_weights.ipynb #16835a22
 import os
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from types import ModuleType
 from typing import Any
 
 from ..core.errors import InputError
 from ..core.io import atomic_write, read_json, sha256_digest, write_json
-from .scale_config import load_scale
+from .scale_config import load_scale, merged_settings
 
 # %% ../../nbs/reproduce/trained_weights.ipynb #6cf6dc5f
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class ShippedWeights:
     ):
         self.name, self.sections = Path(scale).stem, load_scale(scale)
         self.data, self.root, self.cache = data, None if root is None else Path(root), cache
+        self._official_digests: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self._refusals: dict[str, str | None] = {}
 
@@ -81,8 +83,8 @@ class ShippedWeights:
 
     def settings_of(self, section: str) -> dict[str, Any]:
         "Return the settings of a section that decide its result, with those of all sections."
-        merged = {**self.sections.get("all", {}), **self.sections[section]}
-        return {name: value for name, value in merged.items() if name not in _MACHINE_SETTINGS}
+        settings = merged_settings(self.sections, section)
+        return {name: value for name, value in settings.items() if name not in _MACHINE_SETTINGS}
 
     def trains(self, section: str) -> bool:
         "Return whether the scale has the section and trains in it; weights may be given instead (`training: null`)."
@@ -102,7 +104,9 @@ class ShippedWeights:
             if f"synth_{name}" in self.sections:
                 digests[name] = self._drawn_data_digest(name)
             elif self.data is not None:
-                digests[name] = _training_data().official_data_digest(name, self.data)
+                if name not in self._official_digests:
+                    self._official_digests[name] = _training_data().official_data_digest(name, self.data)
+                digests[name] = self._official_digests[name]
         return digests
 
     def _drawn_data_digest(self, name: str) -> str:
@@ -156,9 +160,12 @@ class ShippedWeights:
             return "no weights are taken"
         if unfit := [name for name in self.builds_on(section) if self.trains(name) and self.refusal(name)]:
             return f"{section} builds on {unfit[0]}, which is trained anew"
+        path = self.card_path(section)
+        if not path.is_file():
+            return f"{path} is not there"
         self.fingerprint(section)  # errors of settings and data are not those of the card
         try:
-            card = read_json(path := self.card_path(section))
+            card = read_json(path)
             return self._other_fingerprint(section, card) or _broken_file(self.folder, card["files"])
         except InputError as error:
             return f"{error.location} {error.problem}"
@@ -173,7 +180,7 @@ class ShippedWeights:
                 _flat({name: entry.get(name, {}) for name in ("settings", "data", "builds_on", "data_files")})
                 for entry in (card, self.identity(section))
             )
-            changes = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+            changes = [name for name in {**before, **now} if before.get(name) != now.get(name)]  # settings first
             if not changes:
                 return f"{path} has another fingerprint"
             name = changes[0]
@@ -185,15 +192,7 @@ class ShippedWeights:
 
     def origin(self, section: str) -> str:
         "Return where the weights of a section are from, in one sentence."
-        card = read_json(self.card_path(section))
-        trained = card.get("trained", {})
-        parts = [
-            f"on {trained['date']}" if trained.get("date") else "",
-            f"in {trained['hours']} hours" if "hours" in trained else "",
-            f"on {trained['device']}" if trained.get("device") else "",
-            f"from commit {trained['commit'][:10]}" if trained.get("commit") else "",
-        ]
-        facts = " ".join(filter(None, parts))
+        facts = training_facts(read_json(self.card_path(section)))
         return f"The weights are from {self.card_path(section).parent}" + (f", trained {facts}." if facts else ".")
 
     def take(
@@ -201,7 +200,8 @@ class ShippedWeights:
         section: str,
         artifacts: Path,  # artifacts/<scale>
     ) -> None:
-        "Copy the files of the section, and write its card beside them as `<section>.card.json`."
+        "Copy the files of the section, and write its card beside them; files that were taken before are removed."
+        remove_taken(section, artifacts)
         card = read_json(self.card_path(section))
         # first, so that `remove_taken` knows the files also if copying is interrupted
         write_json(artifact_card_path(section, artifacts), {**card, "taken_from": str(self.card_path(section))})
@@ -215,11 +215,14 @@ class ShippedWeights:
     ) -> None:
         "Put the files of a section that was trained into place, with its card; files of its former card are removed."
         path, card = self.card_path(section), read_json(artifact_card_path(section, artifacts))
-        if path.exists():
-            for name in read_json(path)["files"]:
-                if name not in card["files"]:
-                    (self.folder / name).unlink(missing_ok=True)
-            path.unlink()  # until all files are in place
+        try:
+            former_files = read_json(path)["files"]
+        except (InputError, KeyError, TypeError):  # there is no card, or a broken one
+            former_files = ()
+        for name in former_files:
+            if name not in card["files"]:
+                (self.folder / name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # until all files are in place
         for name in card["files"]:
             _copy(Path(artifacts) / name, self.folder / name)
         with atomic_write(path.with_suffix(".md")) as part:
@@ -355,10 +358,23 @@ def remove_taken(
         path.unlink()
 
 
+def training_facts(
+    card: Mapping[str, Any],
+) -> str:  # such as 'on 2026-11-30 in 0.12 hours'; '' if nothing is known
+    "Return when, how long, on what and from which code the weights of a card were trained."
+    trained = card.get("trained", {})
+    forms = {"date": "on {}", "hours": "in {:.2f} hours", "device": "on {}"}
+    facts = [form.format(trained[name]) for name, form in forms.items() if trained.get(name) not in (None, "")]
+    if commit := trained.get("commit"):
+        digits, *changes = commit.split(" ", 1)
+        facts.append(" ".join(["from commit", digits[:10], *changes]))
+    return " ".join(facts)
+
+
 def _in_words(value: Any) -> str:
     "Return a value of a card as text."
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {number:.4g}" for name, number in value.items())
+        return "; ".join(f"{name}: {number:.4g}" for name, number in value.items())
     return str(value)
 
 
@@ -380,12 +396,14 @@ def card_text(
         scores = curve["scores"]
         best = (min if curve["best"] == "min" else max)(scores)
         direction = {"min": "lowest", "max": "highest"}[curve["best"]]
-        lines.append(f"- {name}: {len(scores)} epochs, score {scores[0]:.4g} to {best:.4g} (the {direction} is best)")
+        epochs = "1 epoch" if len(scores) == 1 else f"{len(scores)} epochs"
+        lines.append(f"- {name}: {epochs}, score {scores[0]:.4g} to {best:.4g} (the {direction} is best)")
     if card["weak_points"]:
         lines += ["", "What it is bad at, on validation data:", ""]
         lines += [f"- {name}: {_in_words(value)}" for name, value in card["weak_points"].items()]
     settings = [f"- {name}: {value}" for name, value in _flat(card["settings"]).items()]
-    return "\n".join([*lines, "", "Settings:", "", *settings]) + "\n"
+    lines += ["", "Settings:", "", *settings]
+    return "\n".join(fill(line, 120, subsequent_indent="  ", break_long_words=False) for line in lines) + "\n"
 
 # %% ../../nbs/reproduce/trained_weights.ipynb #5bf48e15
 WEIGHTS_VARIABLE, PUT_VARIABLE = "CGSALIENCY_WEIGHTS", "CGSALIENCY_PUT_WEIGHTS"

@@ -127,6 +127,8 @@ def official_data_digest(
     "Return a digest of the lists and annotations of official data sets."
     entries = {}
     for path in (path for pattern in _ANNOTATIONS[name] for path in Path(root).glob(pattern)):
+        if path.name.startswith(".") or not path.exists():  # a hidden file, or a link to nowhere
+            continue
         if path.is_file():
             is_small = (size := path.stat().st_size) <= _MAX_BYTES
             entry = [size, sha256_digest(path) if is_small else ""]

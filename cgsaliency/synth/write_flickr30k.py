@@ -142,7 +142,8 @@ def check_splits(
     "Return the splits in the order of the data set. Raises InputError if there are none, or if one is unknown."
     unknown = [split for split in splits if split not in known_splits]
     if unknown or not splits:
-        raise InputError(name, f"there is no split '{', '.join(unknown)}'", f"Choose of {', '.join(known_splits)}")
+        problem = f"there is no split '{', '.join(unknown)}'" if unknown else "no split is to be written"
+        raise InputError(name, problem, f"Choose of {', '.join(known_splits)}")
     return [split for split in known_splits if split in splits]
 
 

@@ -95,8 +95,8 @@ _MAX_AREA, _PART, _WHOLE = 0.6, 0.05, 0.5
 class ObjectWindows:
     """Windows around objects of scenes, enlarged to the size of the input, and the words of the objects in each.
 
-    Objects that fill most of the image have no window. An object is in a window with more than half of its box; words
-    of objects of which less is in it have the weight 0."""
+    Objects that fill most of the image have no window. An object is in a window with more than half of its box, and not
+    in it with at most a twentieth; words of objects of which a part is in it have the weight 0."""
 
     def __init__(
         self,

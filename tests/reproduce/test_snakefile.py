@@ -148,3 +148,25 @@ def test_status_of_missing_and_complete_notebooks(tmp_path):
         "missing",
         "figure3.pdf is not there",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".venv/bin/python").exists(), reason="make runs the environment of the project")
+def test_make_weights_starts_with_all_its_arguments(tmp_path):
+    "The target must not be read as a value of --resources or --config."
+    completed = subprocess.run(
+        [
+            "make",
+            "-s",
+            "run-weights",
+            "SCALE=smoke",
+            "ARGS=--dry-run",
+            f"ARTIFACTS={tmp_path}/a",
+            f"REPORTS={tmp_path}/r",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert "cgvs_backbone" in completed.stdout + completed.stderr
